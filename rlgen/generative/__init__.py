@@ -1,0 +1,21 @@
+"""Generative models behind one contract: read `model.py` first.
+
+It knows x and context, and needs torch and numpy alone.
+"""
+
+from rlgen.generative import data, heads, metrics
+from rlgen.generative.catalogue import Family, capabilities, catalogue, require
+from rlgen.generative.fitting import History, cosine, fit
+from rlgen.generative.model import (
+    Bound,
+    Decoder,
+    Density,
+    DensityModel,
+    Encoder,
+    Energy,
+    GenerativeModel,
+    Objective,
+    Score,
+)
+from rlgen.generative.support import unchecked
+from rlgen.generative.training import ExactTrainer, NonFiniteLoss, Trainer, evaluate

@@ -1,0 +1,87 @@
+"""Every family, once: `catalogue()` is what the command line prints and the tests run over.
+
+A new family is its own file and one line here; the conformance tests come with the line.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from rlgen.generative import model as contracts
+from rlgen.generative.model import GenerativeModel
+
+_CAPABILITIES: tuple[tuple[type, str], ...] = (
+    (contracts.Density, "density"),
+    (contracts.Bound, "bound"),
+    (contracts.Energy, "energy"),
+    (contracts.Encoder, "encoder"),
+    (contracts.Decoder, "decoder"),
+    (contracts.Score, "score"),
+)
+_METHODS = {"density": "log_prob", "bound": "elbo"}
+
+
+@dataclass(frozen=True)
+class Family:
+    """One entry of the catalogue.
+
+    Attributes:
+        cls: the class.
+        data: the kinds of x it models, for people.
+        paper: who, and when.
+        bar: the figure that its tests hold it to, for people.
+        small: constructors of small instances for the conformance tests; each takes
+            `context_shape` as a keyword if the family can be conditional.
+        conditional: whether it can.
+    """
+
+    cls: type[GenerativeModel]
+    data: str
+    paper: str
+    bar: str
+    small: Sequence[Callable[..., GenerativeModel]]
+    conditional: bool = True
+
+    @property
+    def name(self) -> str:
+        return self.cls.__name__
+
+    @property
+    def capabilities(self) -> tuple[str, ...]:
+        return capabilities(self.cls)
+
+
+def capabilities(cls: type) -> tuple[str, ...]:
+    """The names of what a class can do, such as ("density",)."""
+    return tuple(name for protocol, name in _CAPABILITIES if issubclass(cls, protocol))
+
+
+def require(model: object, capability: type, consumer: str) -> None:
+    """Refuse a model that lacks a capability, and say which families have it.
+
+    Args:
+        model: what was given.
+        capability: one of the protocols of `model.py`, such as `Density`.
+        consumer: who asks, for the message.
+
+    Raises:
+        TypeError: with both names.
+    """
+    if isinstance(model, capability):
+        return
+    name = next(name for protocol, name in _CAPABILITIES if protocol is capability)
+    method = _METHODS.get(name, {"encoder": "encode", "decoder": "decode"}.get(name, name))
+    families = ", ".join(family.name for family in catalogue() if name in family.capabilities)
+    raise TypeError(
+        f"{consumer} needs {'an' if name[0] in 'aeiou' else 'a'} {name} ({method}); "
+        f"{type(model).__name__} has none. Families with one: {families}"
+    )
+
+
+def catalogue() -> tuple[Family, ...]:
+    """All families, in reading order."""
+    from rlgen import generative as g
+
+    return (
+        # families, in reading order
+    )  # fmt: skip

@@ -1,0 +1,1 @@
+"""Densities by change of variables."""
