@@ -6,6 +6,7 @@ A new family is its own file and one line here; the conformance tests come with 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 from rlgen.generative import model as contracts
 from rlgen.generative.model import GenerativeModel
@@ -30,9 +31,10 @@ class Family:
         data: the kinds of x it models, for people.
         paper: who, and when.
         bar: the figure that its tests hold it to, for people.
-        small: constructors of small instances for the conformance tests; each takes
-            `context_shape` as a keyword if the family can be conditional.
-        conditional: whether it can.
+        small: constructors of small instances for the conformance tests. Where the context is
+            "optional" or "required" they take `context_shape` as a keyword, and where it is
+            "required" they bring one of their own.
+        context: whether the family takes a context.
     """
 
     cls: type[GenerativeModel]
@@ -40,7 +42,7 @@ class Family:
     paper: str
     bar: str
     small: Sequence[Callable[..., GenerativeModel]]
-    conditional: bool = True
+    context: Literal["none", "optional", "required"] = "optional"
 
     @property
     def name(self) -> str:
