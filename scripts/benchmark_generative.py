@@ -1,0 +1,388 @@
+"""Density quality and speed of the generative core, with peers beside it where they are installed.
+
+    python scripts/benchmark_generative.py                   # everything
+    python scripts/benchmark_generative.py --parts speed     # one part
+    python scripts/benchmark_generative.py --no-peers --seeds 2 --steps 300
+
+Networks of ours and of the peers are trained by the same loop on the same data with the same
+budget: Adam with a cosine schedule and early stopping on validation data. The test set is never
+used to choose anything. A seed fixes initial weights, order of the data and noise; the data are
+the same for all seeds.
+"""
+
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal
+
+import torch
+import tyro
+from benchmark_peers import (
+    Foreign,
+    ForeignMixture,
+    Preprocessed,
+    have,
+    logit_standardise,
+    standardise,
+)
+from torch import Tensor
+
+from rlgen.generative import (
+    MADE,
+    MAF,
+    VAE,
+    CategoricalMixture,
+    Dequantised,
+    GaussianMixture,
+    GenerativeModel,
+    PixelCNN,
+    RealNVP,
+    Trainer,
+    cosine,
+    fit,
+    heads,
+    metrics,
+    unchecked,
+)
+from rlgen.generative.data import digits, two_moons, two_moons_log_prob
+
+Part = Literal["moons", "digits", "binary", "speed"]
+
+
+@dataclass
+class Options:
+    """What to run, and where the table goes."""
+
+    parts: tuple[Part, ...] = ("moons", "digits", "binary", "speed")
+    seeds: int = 5
+    steps: int = 1500
+    peers: bool = True
+    out: Path | None = None
+    """a markdown file for the tables; they are printed in any case"""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A model and how it is trained."""
+
+    name: str
+    configuration: str
+    build: Callable[[int], GenerativeModel]
+    steps: float = 1.0
+    lr: float = 1e-3
+    samples: int = 1
+
+
+@dataclass(frozen=True)
+class Problem:
+    train: Tensor
+    validation: Tensor
+    test: Tensor
+    batch_size: int
+    unit: Callable[[metrics.NegativeLogLikelihood], float]
+
+
+@dataclass
+class Table:
+    title: str
+    columns: tuple[str, ...]
+    rows: list[tuple[str, ...]] = field(default_factory=list)
+
+    def markdown(self) -> str:
+        lines = [f"## {self.title}", "", "| " + " | ".join(self.columns) + " |"]
+        lines.append("|" + " --- |" * len(self.columns))
+        lines += ["| " + " | ".join(row) + " |" for row in self.rows]
+        return "\n".join(lines) + "\n"
+
+
+def evaluate(contender: Contender, problem: Problem, options: Options) -> tuple[str, ...]:
+    """One row: the contender's held-out figure over all seeds."""
+    values, seconds, kind, count = [], [], "", 0
+    for seed in range(options.seeds):
+        torch.manual_seed(seed)
+        model = contender.build(seed)
+        count = sum(p.numel() for p in model.parameters())
+        start = time.process_time()
+        if hasattr(model, "maximise"):
+            fit(model, problem.train, steps=200, seed=seed)
+        else:
+            steps = round(contender.steps * options.steps)
+            fit(
+                model,
+                problem.train,
+                steps=steps,
+                batch_size=problem.batch_size,
+                lr=contender.lr,
+                schedule=cosine,
+                validation=problem.validation,
+                seed=seed,
+            )
+        seconds.append(time.process_time() - start)
+        score = metrics.held_out(model, problem.test, samples=contender.samples, seed=seed)
+        values.append(problem.unit(score))
+        kind = score.kind
+    spread = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
+    sign = "" if kind == "exact" else "≤ "
+    return (
+        contender.name,
+        contender.configuration,
+        f"{sign}{statistics.mean(values):.4f}{spread}",
+        kind,
+        str(count) if count else "",
+        f"{statistics.median(seconds):.1f}",
+    )
+
+
+def quality(
+    title: str, problem: Problem, contenders: Iterator[Contender], options: Options
+) -> Table:
+    table = Table(
+        f"{title} ({options.seeds} seeds, mean ± standard deviation)",
+        ("model", "configuration", "held out", "kind", "parameters", "CPU s a seed"),
+    )
+    for contender in contenders:
+        table.rows.append(evaluate(contender, problem, options))
+        print("  ".join(table.rows[-1]), flush=True)
+    return table
+
+
+def moons(options: Options) -> Table:
+    """Two moons, nats in data space; the floor is the true density's own figure."""
+    draw = [torch.Generator().manual_seed(seed) for seed in range(3)]
+    x, validation, test = (
+        two_moons(n, generator=g) for n, g in zip((20_000, 2_000, 5_000), draw, strict=True)
+    )
+    f = standardise(x)
+    problem = Problem(x, validation, test, 256, lambda score: score.nats)
+
+    def contenders() -> Iterator[Contender]:
+        for k in (16, 32):
+            yield Contender(
+                f"rlgen GaussianMixture({k})",
+                "EM, k-means++",
+                lambda seed, k=k: Preprocessed(GaussianMixture(2, components=k), f),
+            )
+        for cls in (RealNVP, MAF):
+            yield Contender(
+                f"rlgen {cls.__name__}",
+                "5 x (64, 64)",
+                lambda seed, cls=cls: Preprocessed(cls(2, transforms=5, hidden=(64, 64)), f),
+            )
+        if options.peers and have("sklearn"):
+            yield Contender(
+                "scikit-learn GaussianMixture(32)",
+                "EM, k-means",
+                lambda seed: Preprocessed(ForeignMixture(2, 32, seed), f),
+            )
+        if options.peers and have("zuko"):
+            for name in ("RealNVP", "MAF", "NSF"):
+                yield Contender(
+                    f"zuko {name}",
+                    "5 x (64, 64)",
+                    lambda seed, name=name: Preprocessed(foreign_flow(name, 2, 5, (64, 64)), f),
+                )
+
+    truth = -float(two_moons_log_prob(test).mean())
+    table = quality("Two moons, nats", problem, contenders(), options)
+    table.rows.insert(0, ("true density", "quadrature", f"{truth:.4f}", "exact", "", ""))
+    return table
+
+
+def foreign_flow(name: str, dims: int, transforms: int, hidden: tuple[int, ...]) -> Foreign:
+    import zuko
+
+    flow = getattr(zuko.flows, name)
+    return Foreign(dims, flow(dims, transforms=transforms, hidden_features=hidden))
+
+
+def grey_digits(options: Options) -> Table:
+    """8x8 digits with 17 grey levels, bits per dimension of the discrete mass."""
+    split = digits()
+    problem = Problem(
+        split.train, split.validation, split.test, 128, lambda score: score.bits_per_dim
+    )
+    flat = problem_flat(problem)
+    noise = torch.rand(flat.train.shape, generator=torch.Generator().manual_seed(0))
+    f = logit_standardise((flat.train + noise) / 17)
+
+    def flows() -> Iterator[Contender]:
+        for cls in (RealNVP, MAF):
+            yield Contender(
+                f"rlgen Dequantised({cls.__name__})",
+                "5 x (128, 128), IW-10",
+                lambda seed, cls=cls: Dequantised(
+                    Preprocessed(cls(64, transforms=5, hidden=(128, 128)), f, unit=True), levels=17
+                ),
+                samples=10,
+            )
+        if options.peers and have("zuko"):
+            for name in ("RealNVP", "MAF", "NSF"):
+                yield Contender(
+                    f"zuko {name}, dequantised",
+                    "5 x (128, 128), IW-10",
+                    lambda seed, name=name: Dequantised(
+                        Preprocessed(foreign_flow(name, 64, 5, (128, 128)), f, unit=True),
+                        levels=17,
+                    ),
+                    samples=10,
+                )
+
+    def vectors() -> Iterator[Contender]:
+        for k in (10, 30):
+            yield Contender(
+                f"rlgen CategoricalMixture({k})",
+                "EM, smoothing 0.1",
+                lambda seed, k=k: CategoricalMixture(
+                    64, components=k, categories=17, smoothing=0.1
+                ),
+            )
+        yield from flows()
+
+    def images() -> Iterator[Contender]:
+        yield Contender(
+            "rlgen PixelCNN",
+            "gated, 17-way",
+            lambda seed: PixelCNN((1, 8, 8), head=heads.Categorical(17)),
+        )
+        yield Contender(
+            "rlgen PixelCNN",
+            "gated, discretised logistics",
+            lambda seed: PixelCNN((1, 8, 8), head=heads.DiscretisedLogisticMixture(17)),
+        )
+
+    table = quality("Digits, 17 levels, bits per dimension", flat, vectors(), options)
+    table.rows += quality("", problem, images(), options).rows
+    return table
+
+
+def problem_flat(problem: Problem) -> Problem:
+    parts = (problem.train, problem.validation, problem.test)
+    return Problem(*(part.flatten(1) for part in parts), problem.batch_size, problem.unit)
+
+
+def binary_digits(options: Options) -> Table:
+    """8x8 digits, bit v >= 8, nats per image."""
+    split = digits()
+    parts = [(part >= 8).long() for part in (split.train, split.validation, split.test)]
+    problem = Problem(*parts, 128, lambda score: score.nats)
+
+    def vectors() -> Iterator[Contender]:
+        for k in (10, 30, 100):
+            yield Contender(
+                f"rlgen CategoricalMixture({k})",
+                "EM, smoothing 0.1",
+                lambda seed, k=k: CategoricalMixture(64, components=k, smoothing=0.1),
+            )
+        yield Contender("rlgen MADE", "(128, 128)", lambda seed: MADE(64, hidden=(128, 128)))
+        yield Contender(
+            "rlgen VAE",
+            "latent 8, (512,), IW-200",
+            lambda seed: VAE(64, latent=8, head=heads.Bernoulli(), hidden=(512,)),
+            samples=200,
+        )
+
+    def images() -> Iterator[Contender]:
+        yield Contender("rlgen PixelCNN", "gated", lambda seed: PixelCNN((1, 8, 8)))
+
+    table = quality("Binarised digits, nats", problem_flat(problem), vectors(), options)
+    table.rows += quality("", problem, images(), options).rows
+    return table
+
+
+def speed(options: Options) -> Table:
+    """RealNVP and MAF at D = 64, batch 1024: interleaved calls, CPU time of one thread."""
+    x = torch.randn(1024, 64, generator=torch.Generator().manual_seed(0))
+    rows = []
+    for cls in (RealNVP, MAF):
+        name = cls.__name__
+        contenders: dict[str, GenerativeModel] = {"rlgen": cls(64, transforms=5, hidden=(64, 64))}
+        if options.peers and have("zuko"):
+            contenders["zuko"] = foreign_flow(name, 64, 5, (64, 64))
+        jobs = {library: flow_jobs(model, x) for library, model in contenders.items()}
+        for job in ("training step", "log_prob", "sample"):
+            slow = job == "sample" and name == "MAF"
+            calls = {library: jobs[library][job] for library in jobs}
+            times = interleaved(calls, rounds=7 if slow else 40)
+            for library, measured in times.items():
+                ratio = statistics.median(measured) / statistics.median(times["rlgen"])
+                size = sum(p.numel() for p in contenders[library].parameters())
+                rows.append(
+                    (
+                        f"{library} {name}",
+                        job,
+                        f"{1e3 * min(measured):.2f}",
+                        f"{1e3 * statistics.median(measured):.2f}",
+                        f"{ratio:.2f}",
+                        str(size),
+                    )
+                )
+                print("  ".join(rows[-1]), flush=True)
+    columns = ("model", "call", "min ms", "median ms", "times rlgen's median", "parameters")
+    return Table("Speed, D = 64, batch 1024, 5 x (64, 64), one thread", columns, rows)
+
+
+def flow_jobs(model: GenerativeModel, x: Tensor) -> dict[str, Callable[[], object]]:
+    trainer = Trainer(model)
+
+    def train() -> None:
+        with unchecked():
+            trainer.step(x)
+
+    def log_prob() -> None:
+        with torch.no_grad(), unchecked():
+            model.loss(x)
+
+    return {
+        "training step": train,
+        "log_prob": log_prob,
+        "sample": lambda: model.sample(1024),
+    }
+
+
+def interleaved(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """CPU seconds of each call, in turns, after a warm-up."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for call in calls.values():
+        call()
+    for _ in range(rounds):
+        for name, call in calls.items():
+            start = time.process_time()
+            call()
+            times[name].append(time.process_time() - start)
+    return times
+
+
+def machine() -> str:
+    packages = ["torch", "numpy", *(p for p in ("zuko", "scikit-learn") if have_version(p))]
+    versions = ", ".join(f"{package} {version(package)}" for package in packages)
+    return f"{platform.machine()} {platform.system()}, CPU, one thread, Python " + (
+        f"{platform.python_version()}, {versions}"
+    )
+
+
+def have_version(package: str) -> bool:
+    return have({"scikit-learn": "sklearn"}.get(package, package))
+
+
+def main(options: Options) -> None:
+    torch.set_num_threads(1)
+    runs = {"moons": moons, "digits": grey_digits, "binary": binary_digits, "speed": speed}
+    tables = [runs[part](options) for part in options.parts]
+    command = (
+        f"python scripts/benchmark_generative.py --parts {' '.join(options.parts)} "
+        f"--seeds {options.seeds} --steps {options.steps}"
+    )
+    text = f"# Generative core: held-out density and speed\n\n`{command}`\n\n{machine()}\n\n"
+    text += "\n".join(table.markdown() for table in tables)
+    print("\n" + text)
+    if options.out is not None:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(text)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))
