@@ -4,6 +4,7 @@ It knows x and context, and needs torch and numpy alone.
 """
 
 from rlgen.generative import data, heads, metrics
+from rlgen.generative.autoregressive.transformer import CausalTransformer
 from rlgen.generative.catalogue import Family, capabilities, catalogue, require
 from rlgen.generative.fitting import History, cosine, fit
 from rlgen.generative.model import (

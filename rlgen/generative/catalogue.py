@@ -86,4 +86,11 @@ def catalogue() -> tuple[Family, ...]:
 
     return (
         # families, in reading order
+        Family(
+            g.CausalTransformer,
+            "sequences of symbols",
+            "Vaswani et al. 2017; Radford et al. 2019",
+            "NLL <= entropy rate + 0.02 nats per symbol on an order-2 Markov chain",
+            (partial(g.CausalTransformer, 4, symbols=3, width=16, layers=2, attention_heads=2),),
+        ),
     )  # fmt: skip
