@@ -5,8 +5,14 @@ It knows x and context, and needs torch and numpy alone.
 
 from rlgen.generative import data, heads, metrics
 from rlgen.generative.autoregressive.transformer import CausalTransformer
+from rlgen.generative.basic import BayesNet, Categorical, Gaussian
 from rlgen.generative.catalogue import Family, capabilities, catalogue, require
 from rlgen.generative.fitting import History, cosine, fit
+from rlgen.generative.mixtures import (
+    CategoricalMixture,
+    GaussianMixture,
+    MixtureDensityNetwork,
+)
 from rlgen.generative.model import (
     Bound,
     Decoder,
