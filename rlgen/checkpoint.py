@@ -15,8 +15,8 @@ import importlib
 import inspect
 import json
 import os
+import secrets
 import subprocess
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -25,8 +25,15 @@ import torch
 from torch import Tensor, nn
 
 from rlgen import __version__
+from rlgen.seeding import drawing_from
 
 FORMAT = 1
+
+_DTYPES = {
+    str(value).removeprefix("torch."): value
+    for value in vars(torch).values()
+    if isinstance(value, torch.dtype)
+}
 
 
 class Configurable:
@@ -64,6 +71,10 @@ def arguments_of(made: Configurable) -> dict[str, Any]:
 def save(made: Configurable, path: str | os.PathLike[str]) -> None:
     """Write `made` to the directory `path`, replacing a checkpoint that is already there.
 
+    Raises:
+        ValueError: `made` holds something that cannot be loaded again, or `path` is not a
+            directory, or has a `config.json` that is no checkpoint. Nothing was written.
+
     Example:
         >>> import tempfile
         >>> from rlgen import checkpoint
@@ -76,6 +87,8 @@ def save(made: Configurable, path: str | os.PathLike[str]) -> None:
     """
     from safetensors.torch import save_file
 
+    if not isinstance(made, Configurable):
+        raise ValueError(f"only objects of rlgen can be saved, not a {type(made).__name__}")
     tensors: dict[str, Tensor] = {}
     config: dict[str, Any] = {"format": FORMAT, "rlgen": __version__, "git": _git_sha()}
     config["made"] = _encode(made, tensors, "arguments")
@@ -85,15 +98,19 @@ def save(made: Configurable, path: str | os.PathLike[str]) -> None:
     folder = Path(path)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"a checkpoint is a directory, and {str(folder)!r} is a file")
+    if (folder / "config.json").exists():
+        _read_config(folder)  # refuses to replace what is not ours
     folder.mkdir(parents=True, exist_ok=True)
     written = _write_beside(folder, lambda file: save_file(tensors, file))
     config["sha256"] = _digest(written)
     config["tensors"] = f"tensors-{config['sha256'][:16]}.safetensors"
     os.replace(written, folder / config["tensors"])
-    text = json.dumps(config, indent=1)
-    os.replace(_write_beside(folder, lambda file: file.write_text(text)), folder / "config.json")
     _sync(folder)
-    for old in [*folder.glob("tensors-*.safetensors"), *folder.glob(".new-*")]:
+    text = json.dumps(config, indent=1).encode()
+    os.replace(_write_beside(folder, lambda file: file.write_bytes(text)), folder / "config.json")
+    _sync(folder)
+    tensor_files = folder.glob(f"tensors-{'[0-9a-f]' * 16}.safetensors")
+    for old in [*tensor_files, *folder.glob(".new-*")]:
         if old.name != config["tensors"]:
             old.unlink()
 
@@ -106,22 +123,25 @@ def load(path: str | os.PathLike[str], *, device: str | torch.device = "cpu") ->
             written by a newer version. The message says which.
     """
     folder = Path(path)
+    torch.empty(0, device=device)  # a device that is not there is not the checkpoint's fault
     config = _read_config(folder)
     tensors = _read_tensors(folder, config)
     try:
-        made = _decode(config["made"], tensors)
-        if isinstance(made, nn.Module):
-            made = made.to(device)
-        if "state" in config:
-            state = _decode(config["state"], tensors)
+        with drawing_from(0):  # initial weights, soon replaced: not from the caller's stream
+            made = _decode(config["made"], tensors, device)
+        if not isinstance(made, Configurable) or isinstance(made, Stateful) != ("state" in config):
+            raise _Unreadable(f"{str(folder)!r} does not describe an object of rlgen and its state")
+        if isinstance(made, Stateful):
+            state = _decode(config["state"], tensors, device)
             if isinstance(made, nn.Module):
                 load_module_state(made, state)
             else:
                 made.load_state_dict(state)
     except _Unreadable:
         raise
-    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-        raise ValueError(f"{str(folder)!r} does not fit its class: {error}") from error
+    except Exception as error:  # whatever a constructor does with edited arguments
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{str(folder)!r} does not fit its class ({reason})") from error
     return made
 
 
@@ -142,8 +162,8 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if not file.is_file():
         raise _Unreadable(f"no checkpoint at {str(folder)!r}: it has no config.json")
     try:
-        config = json.loads(file.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
         raise _Unreadable(f"{str(file)!r} is not JSON: {error}") from error
     if not isinstance(config, dict) or not isinstance(config.get("format"), int):
         raise _Unreadable(f"{str(file)!r} was not written by rlgen: it names no format")
@@ -162,7 +182,9 @@ def _read_tensors(folder: Path, config: dict[str, Any]) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    file = folder / Path(str(config["tensors"])).name
+    file = folder / str(config["tensors"])
+    if file.parent != folder or file.name == "..":
+        raise _Unreadable(f"{str(folder)!r} names tensors outside of it, {config['tensors']!r}")
     if not file.is_file():
         raise _Unreadable(f"{str(folder)!r} lacks its tensors, {file.name!r}")
     if _digest(file) != config["sha256"]:
@@ -183,6 +205,8 @@ def _encode(value: Any, tensors: dict[str, Tensor], name: str) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Tensor):
+        while name in tensors:  # a key may itself contain a dot
+            name += "'"
         tensors[name] = value.detach().cpu().clone().contiguous()
         return {"tensor": name}
     if isinstance(value, torch.dtype):
@@ -195,43 +219,50 @@ def _encode(value: Any, tensors: dict[str, Tensor], name: str) -> Any:
         return {"dict": [[inner(k, "key"), inner(part, k)] for k, part in value.items()]}
     if isinstance(value, Configurable):
         cls = type(value)
-        if not cls.__module__.startswith("rlgen."):
-            raise ValueError(f"only classes of rlgen can be loaded again, not {cls.__module__}.")
+        full_name = f"{cls.__module__}.{cls.__qualname__}"
+        if not cls.__module__.startswith("rlgen.") or "." in cls.__qualname__:
+            raise ValueError(f"only a class in a module of rlgen can be loaded again: {full_name}")
         arguments = {k: inner(part, k) for k, part in arguments_of(value).items()}
-        return {"class": f"{cls.__module__}.{cls.__qualname__}", "arguments": arguments}
+        return {"class": full_name, "arguments": arguments}
     raise ValueError(f"{name} is a {type(value).__name__}, which a checkpoint cannot hold")
 
 
-def _decode(value: Any, tensors: dict[str, Tensor]) -> Any:
+def _decode(value: Any, tensors: dict[str, Tensor], device: str | torch.device) -> Any:
+    """What `_encode` was given; modules are on `device` before anything is made from them."""
+
+    def inner(part: Any) -> Any:
+        return _decode(part, tensors, device)
+
     if isinstance(value, list):
-        return [_decode(part, tensors) for part in value]
+        return [inner(part) for part in value]
     if not isinstance(value, dict):
         return value
     if "tensor" in value:
         return tensors[value["tensor"]]
     if "dtype" in value:
-        dtype = getattr(torch, str(value["dtype"]), None)
-        if not isinstance(dtype, torch.dtype):
-            raise _Unreadable(f"the checkpoint names an unknown dtype, {value['dtype']!r}")
-        return dtype
+        return _DTYPES[value["dtype"]]
     if "tuple" in value:
-        return tuple(_decode(part, tensors) for part in value["tuple"])
+        return tuple(inner(part) for part in value["tuple"])
     if "dict" in value:
-        return {_decode(k, tensors): _decode(part, tensors) for k, part in value["dict"]}
+        return {inner(key): inner(part) for key, part in value["dict"]}
     if "class" in value:
-        arguments = {k: _decode(part, tensors) for k, part in value["arguments"].items()}
-        return _find_class(value["class"])(**arguments)
+        arguments = {name: inner(part) for name, part in value["arguments"].items()}
+        made = _find_class(value["class"])(**arguments)
+        return made.to(device) if isinstance(made, nn.Module) else made
     raise _Unreadable(f"the checkpoint holds something unknown: {sorted(value)}")
 
 
 def _find_class(name: object) -> type[Configurable]:
     """The class of rlgen called `name`; nothing else is ever looked up, let alone imported."""
     module, _, qualname = str(name).rpartition(".")
-    if not module.startswith("rlgen."):
+    parts = str(name).split(".")
+    if parts[0] != "rlgen" or len(parts) < 3 or not all(part.isidentifier() for part in parts):
         raise _Unreadable(f"the checkpoint asks for {name!r}, which is not a class of rlgen")
     try:
         found = getattr(importlib.import_module(module), qualname, None)
-    except ModuleNotFoundError:
+    except ModuleNotFoundError as error:
+        if not str(error.name).startswith("rlgen"):
+            raise  # a library that this part of rlgen needs
         found = None
     if not (isinstance(found, type) and issubclass(found, Configurable)):
         raise _Unreadable(f"this version of rlgen has no class {name!r}")
@@ -242,11 +273,12 @@ def _find_class(name: object) -> type[Configurable]:
 
 def _write_beside(folder: Path, write: Callable[[Path], object]) -> Path:
     """A new file in `folder`, filled by `write` and flushed to the disk."""
-    handle, name = tempfile.mkstemp(prefix=".new-", dir=folder)
-    os.close(handle)
-    file = Path(name)
+    file = folder / f".new-{secrets.token_hex(8)}"
     try:
+        file.touch()
+        mode = file.stat().st_mode
         write(file)
+        file.chmod(mode)  # safetensors keeps its files from all but their owner
         _sync(file)
     except BaseException:
         file.unlink(missing_ok=True)
