@@ -9,7 +9,8 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 
 find_python() {
     local candidate without_venv=""
-    for candidate in ${PYTHON:-python3.11 python3.12 python3.13 python3 python}; do
+    local candidates=${PYTHON:-python3.11 python3.12 python3.13 python3 python}
+    for candidate in $candidates; do
         if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
             >/dev/null 2>&1; then
             if "$candidate" -c 'import ensurepip, venv' >/dev/null 2>&1; then
@@ -22,8 +23,7 @@ find_python() {
     if [ -n "$without_venv" ]; then
         echo "$without_venv lacks its venv module (Debian, Ubuntu: apt install python3-venv)." >&2
     else
-        echo "rlgen needs Python 3.11, 3.12 or 3.13, and found none (${PYTHON:-python3.11" \
-            "python3.12 python3.13 python3 python})." >&2
+        echo "rlgen needs Python 3.11, 3.12 or 3.13, and found none: $candidates" >&2
     fi
     echo "Install it, or name another: PYTHON=/path/to/python3.12 bash $0" >&2
     return 1
