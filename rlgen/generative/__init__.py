@@ -8,6 +8,8 @@ from rlgen.generative.autoregressive.transformer import CausalTransformer
 from rlgen.generative.basic import BayesNet, Categorical, Gaussian
 from rlgen.generative.catalogue import Family, capabilities, catalogue, require
 from rlgen.generative.fitting import History, cosine, fit
+from rlgen.generative.latent.vae import VAE
+from rlgen.generative.latent.vqvae import VQVAE
 from rlgen.generative.mixtures import (
     CategoricalMixture,
     GaussianMixture,

@@ -160,4 +160,28 @@ def catalogue() -> tuple[Family, ...]:
             "NLL <= entropy rate + 0.02 nats per symbol on an order-2 Markov chain",
             (partial(g.CausalTransformer, 4, symbols=3, width=16, layers=2, attention_heads=2),),
         ),
+        Family(
+            g.VAE,
+            "whatever the head is over; images by convolutions",
+            "Kingma and Welling 2014",
+            "linear: within 0.05 nats of probabilistic PCA's maximum likelihood",
+            (
+                partial(g.VAE, 6, latent=2, head=g.heads.Bernoulli(), hidden=(16,)),
+                partial(g.VAE, 2, latent=1, hidden=(16,)),
+                partial(g.VAE, 3, latent=2, head=g.heads.Categorical(3), hidden=(16,)),
+                partial(g.VAE, (1, 8, 8), latent=2, head=g.heads.Bernoulli()),
+            ),
+        ),
+        Family(
+            g.VQVAE,
+            "whatever the head is over; images by convolutions",
+            "van den Oord et al. 2017",
+            "8 clusters: distortion within 5 % of k-means, perplexity at least 7",
+            (
+                partial(g.VQVAE, 6, codes=4, latent=2, head=g.heads.Bernoulli(), hidden=(16,)),
+                partial(g.VQVAE, 2, codes=8, latent=2, positions=2, hidden=(16,)),
+                partial(g.VQVAE, (1, 8, 8), codes=8, latent=4, head=g.heads.Categorical(3)),
+            ),
+            context="none",
+        ),
     )  # fmt: skip
