@@ -167,9 +167,8 @@ def catalogue() -> tuple[Family, ...]:
             "linear: within 0.05 nats of probabilistic PCA's maximum likelihood",
             (
                 partial(g.VAE, 6, latent=2, head=g.heads.Bernoulli(), hidden=(16,)),
-                partial(g.VAE, 2, latent=1, hidden=(16,)),
+                partial(g.VAE, 2, latent=1, hidden=(), shared_scale=True),
                 partial(g.VAE, 3, latent=2, head=g.heads.Categorical(3), hidden=(16,)),
-                partial(g.VAE, (1, 8, 8), latent=2, head=g.heads.Bernoulli()),
             ),
         ),
         Family(
@@ -180,7 +179,7 @@ def catalogue() -> tuple[Family, ...]:
             (
                 partial(g.VQVAE, 6, codes=4, latent=2, head=g.heads.Bernoulli(), hidden=(16,)),
                 partial(g.VQVAE, 2, codes=8, latent=2, positions=2, hidden=(16,)),
-                partial(g.VQVAE, (1, 8, 8), codes=8, latent=4, head=g.heads.Categorical(3)),
+                partial(g.VQVAE, (1, 8, 8), codes=8, latent=4, head=g.heads.FixedNormal()),
             ),
             context="none",
         ),

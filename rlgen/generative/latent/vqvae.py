@@ -121,7 +121,7 @@ class VQVAE(GenerativeModel):
         if samples < 1:
             raise ValueError(f"'samples' must be positive, got {samples}")
         z, codes = self.quantise(self._outputs(x))
-        bound: Tensor = self._decode(z).log_prob(x) + self.prior.log_prob(codes)
+        bound: Tensor = self._decode(z).log_prob(x) + self.code_prior.log_prob(codes)
         return bound
 
     def codes(self, x: Tensor, context: Tensor | None = None) -> Tensor:
@@ -158,16 +158,21 @@ class VQVAE(GenerativeModel):
         return self._decode(z)
 
     @torch.no_grad()
-    def perplexity(self, x: Tensor, *, batch_size: int = 1024) -> float:
+    def perplexity(
+        self, x: Tensor, context: Tensor | None = None, *, batch_size: int = 1024
+    ) -> float:
         """exp of the entropy of the codes that all of `x` uses: between 1 and K.
 
         Args:
             x: a whole data set, with shape (N, *event_shape).
+            context: None.
             batch_size: examples at a time.
         """
+        x, _ = self.check(x, context)
         counts = torch.zeros(len(self.codebook), dtype=torch.float64)
         for part in x.split(batch_size):
-            counts += self.codes(part).flatten().bincount(minlength=len(counts)).cpu()
+            codes = self.quantiser.nearest(self._outputs(part))
+            counts += codes.flatten().bincount(minlength=len(counts)).cpu()
         probs = counts / counts.sum()
         return float(torch.special.entr(probs).sum().exp())
 
@@ -181,14 +186,14 @@ class VQVAE(GenerativeModel):
         self.quantiser.set(vectors)
 
     @property
-    def prior(self) -> Distribution:
+    def code_prior(self) -> Distribution:
         """P(c), independent over positions, with event shape positions."""
         table = D.Categorical(probs=self.quantiser.probs, validate_args=False)
         return D.Independent(table, len(self.positions), validate_args=False)
 
     def _sample(self, n: int, context: Tensor | None) -> Tensor:
         del context
-        z = self.quantiser.embed(self.prior.sample(torch.Size([n])))
+        z = self.quantiser.embed(self.code_prior.sample(torch.Size([n])))
         x: Tensor = self._decode(z).sample()
         return x
 
