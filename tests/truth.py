@@ -72,10 +72,14 @@ def sampling_floor(p: Array, n: int, repeats: int = 20) -> float:
 
 
 def rbm_table(dims: int, hidden: int = 10, seed: int = 0) -> Array:
-    """All probabilities of a random restricted Boltzmann machine, hidden units summed out."""
+    """All probabilities of a random restricted Boltzmann machine, hidden units summed out.
+
+    Its biases balance its weights, so that its bits depend on one another and not on them.
+    """
     generator = np.random.default_rng(seed)
-    weights = generator.normal(size=(dims, hidden))
-    visible, bias = generator.normal(size=dims), generator.normal(size=hidden)
+    weights = 2 * generator.normal(size=(dims, hidden))
+    visible, bias = -0.5 * weights.sum(1), -0.5 * weights.sum(0)
+    visible, bias = visible + generator.normal(size=dims), bias + generator.normal(size=hidden)
     v = symbols(dims).numpy()
     energy = v @ visible + np.logaddexp(0, v @ weights + bias).sum(1)
     table: Array = np.exp(energy - logsumexp(energy))
