@@ -4,7 +4,7 @@ A batch is a tensor, or a tuple of tensors, with one leading dimension.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from typing import Any, NamedTuple
 
 import torch
@@ -37,18 +37,26 @@ def minibatches(
 
 
 def streamed(
-    data: Dataset[Any],
-    batch_size: int,
-    seed: int,
-    start: int,
-    conditional: bool,
-    device: torch.device,
-) -> Iterator[tuple[Any, Any]]:
-    """Endless shuffled minibatches of a map-style data set, moved to `device`."""
-    for index in _orders(len(data), batch_size, seed, start):  # type: ignore[arg-type]
+    data: Dataset[Any], batch_size: int, seed: int, start: int, device: torch.device
+) -> Iterator[Any]:
+    """Endless shuffled minibatches of a map-style data set, collated and moved to `device`."""
+    if not isinstance(data, Sized):
+        raise ValueError(
+            f"'x' must have a length: {type(data).__name__} is not a map-style Dataset"
+        )
+    for index in _orders(len(data), batch_size, seed, start):
         batch = default_collate([data[i] for i in index.tolist()])
-        parts = [part.to(device) for part in (batch if conditional else [batch])]
-        yield (parts[0], parts[1]) if conditional else (parts[0], None)
+        yield batch.to(device) if isinstance(batch, Tensor) else [p.to(device) for p in batch]
+
+
+def as_pair(batch: Any, conditional: bool) -> tuple[Any, Any]:
+    """A minibatch of a Dataset or an iterator, which is x, (x,) or (x, context), as a pair."""
+    parts = tuple(batch) if isinstance(batch, list | tuple) else (batch,)
+    if not conditional:
+        return parts[0] if len(parts) == 1 else parts, None
+    if len(parts) != 2:
+        raise ValueError(f"'x' must give pairs (x, context), got minibatches of {len(parts)}")
+    return parts[0], parts[1]
 
 
 def _orders(count: int, batch_size: int, seed: int, start: int) -> Iterator[Tensor]:
@@ -88,9 +96,7 @@ def digits() -> Split:
     return Split(*x.split([1293, 144, 360]), *y.split([1293, 144, 360]))
 
 
-def two_moons(
-    n: int, *, noise: float = 0.05, generator: torch.Generator | None = None
-) -> Tensor:
+def two_moons(n: int, *, noise: float = 0.05, generator: torch.Generator | None = None) -> Tensor:
     """Two interleaved half circles with Gaussian noise, with shape (n, 2)."""
     angle = math.pi * torch.rand(n, generator=generator)
     upper = torch.rand(n, generator=generator) < 0.5

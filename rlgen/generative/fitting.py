@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from rlgen.generative.data import length, minibatches, streamed, take
+from rlgen.generative.data import as_pair, length, minibatches, streamed, take
 from rlgen.generative.model import Batch, GenerativeModel
 from rlgen.generative.support import unchecked
 from rlgen.generative.training import ExactTrainer, SelfFitting, Trainer, evaluate
@@ -42,7 +42,7 @@ class History:
 
     @property
     def best_validation(self) -> float | None:
-        return min((loss for _, loss in self.validation), default=None)
+        return min((loss for _, loss in self.validation if not math.isnan(loss)), default=None)
 
 
 def fit(
@@ -111,11 +111,13 @@ def fit(
         raise ValueError("'trainer' brings its own 'lr' and 'seed': give either, not both")
     elif trainer.model is not model:
         raise ValueError("'trainer' trains another model than the one given")
+    if schedule is not None and isinstance(trainer, ExactTrainer):
+        raise ValueError(f"{type(model).__name__} fits itself and has no use for 'schedule'")
     data, held_out = _prepare(model, x, context, validation, trainer)
     batches = _batches(model, data, batch_size, trainer)
-    trusted = unchecked() if isinstance(data, tuple) else nullcontext()
-    run = _Run(trainer, History(trainer), held_out, steps, schedule, patience)
-    with trusted, _progress_line(steps, progress) as show:
+    checked = isinstance(data, tuple)
+    run = _Run(trainer, History(trainer), held_out, steps, schedule, patience, checked)
+    with _progress_line(steps, progress) as show:
         run.loop(batches, callback, show)
     return run.finish()
 
@@ -136,9 +138,11 @@ class _Run:
         steps: int,
         schedule: Callable[[float], float] | None,
         patience: int,
+        checked: bool,
     ) -> None:
         self.trainer, self.history, self.held_out = trainer, history, held_out
         self.steps, self.schedule, self.patience = steps, schedule, patience
+        self.checked = checked
         self.every = max(1, steps // 50)
         self.record: dict[str, list[Tensor]] = {}
         self.best: dict[str, Tensor] | None = None
@@ -174,13 +178,14 @@ class _Run:
         return self.history
 
     def _step(self, k: int, batches: Batches) -> dict[str, Tensor] | None:
-        try:
-            if isinstance(self.trainer, ExactTrainer):
-                return self.trainer.step(*next(batches))
-            scale = 1.0 if self.schedule is None else self.schedule(k / self.steps)
-            return self.trainer.step_from(batches, scale)
-        except StopIteration:
-            return None
+        scale = 1.0 if self.schedule is None else self.schedule(k / self.steps)
+        with unchecked() if self.checked else nullcontext():
+            try:
+                if isinstance(self.trainer, ExactTrainer):
+                    return self.trainer.step(*next(batches))
+                return self.trainer.step_from(batches, scale)
+            except StopIteration:
+                return None
 
     def _validate(self, step: int) -> None:
         assert self.held_out is not None
@@ -217,26 +222,31 @@ def _prepare(
     trainer: Trainer | ExactTrainer,
 ) -> tuple[Any, tuple[Batch, Batch | None] | None]:
     """Checked (x, context) tensors, or the stream as it is; and the held-out data."""
-    if not isinstance(x, Tensor | tuple):
-        if context is not None or isinstance(validation, float):
-            raise ValueError("a Dataset or iterator brings its own context; hold data out yourself")
-        if isinstance(trainer, ExactTrainer):
-            raise ValueError(f"{type(model).__name__} fits itself to all data: pass tensors")
-        data: Any = x
-    else:
+    if isinstance(x, Tensor | tuple):
         model.check(x, context)  # type: ignore[arg-type]
-        data = (x, context)
-    held_out: tuple[Batch, Batch | None] | None
+        data: Any = (x, context)
+    elif not isinstance(x, Dataset | Iterator):
+        raise ValueError(
+            "'x' must be a tensor, a tuple of tensors, a Dataset or an iterator of minibatches, "
+            f"such as iter(loader), got {type(x).__name__}"
+        )
+    elif context is not None or isinstance(validation, float):
+        raise ValueError("a Dataset or iterator brings its own context; hold data out yourself")
+    elif isinstance(trainer, ExactTrainer):
+        raise ValueError(f"{type(model).__name__} fits itself to all data: pass tensors")
+    else:
+        data = x
     if validation is None:
         return data, None
     if isinstance(validation, float):
-        data, held_out = _split(*data, validation, trainer.seed)
-    elif model.context_shape is not None:
-        held_out = validation
-    else:
-        held_out = (validation, None)
-    assert held_out is not None
-    model.check(*held_out)  # type: ignore[arg-type]
+        return _split(x, context, validation, trainer.seed)
+    held_out = validation if model.context_shape is not None else (validation, None)
+    if not isinstance(held_out, tuple) or len(held_out) != 2:
+        raise ValueError("'validation' must be (x, context) where the model takes a context")
+    try:
+        model.check(*held_out)
+    except ValueError as error:
+        raise ValueError(f"'validation' does not fit the model: {error}") from error
     return data, held_out
 
 
@@ -258,16 +268,16 @@ def _batches(
 ) -> Batches:
     if isinstance(trainer, ExactTrainer):
         return itertools.repeat(data)
-    if isinstance(data, Iterator):
-        batches: Batches = (b if model.context_shape is not None else (b, None) for b in data)
+    conditional = model.context_shape is not None
+    if isinstance(data, tuple):
+        x, context = data
+        batches: Batches = minibatches(x, context, batch_size, trainer.seed, trainer.batches_drawn)
     elif isinstance(data, Dataset):
-        conditional = model.context_shape is not None
         device = next(model.parameters()).device
-        batches = streamed(
-            data, batch_size, trainer.seed, trainer.batches_drawn, conditional, device
-        )
+        drawn = streamed(data, batch_size, trainer.seed, trainer.batches_drawn, device)
+        batches = (as_pair(batch, conditional) for batch in drawn)
     else:
-        batches = minibatches(*data, batch_size, trainer.seed, trainer.batches_drawn)
+        batches = (as_pair(batch, conditional) for batch in data)
     return _counted(batches, trainer)
 
 

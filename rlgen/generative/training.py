@@ -23,7 +23,7 @@ _ACCELERATOR_CHECK = 32
 
 
 class NonFiniteLoss(FloatingPointError):
-    """Training diverged. The model has its last good weights back."""
+    """Training diverged. The model has its last good weights back; optimisers begin afresh."""
 
 
 @runtime_checkable
@@ -111,7 +111,11 @@ class Trainer(Configurable):
         finite = torch.isfinite(torch.stack([value for _, _, value in self._unverified]))
         if not finite.all():
             step, name, _ = self._unverified[int((~finite).nonzero()[0])]
-            self._restore_good()
+            self._unverified.clear()
+            if self._good is not None:
+                _put_back(self.model, self._good)
+            for optimizer in self.optimizers:  # an accelerator's have taken steps since
+                optimizer.state.clear()
             raise NonFiniteLoss(
                 f"step {step}: the objective {name!r} or its gradient is not finite; "
                 "the model has the last good weights back. A lower lr or clip_norm may help."
@@ -154,38 +158,23 @@ class Trainer(Configurable):
         objective, optimizer = self.objectives[index], self.optimizers[index]
         with drawing_from(mix(self.seed, self._updates)):
             loss = objective.loss(x, context).mean()
-        # gradients of this objective's parameters alone: players of a game do not leak
-        gradients = torch.autograd.grad(loss, objective.parameters, allow_unused=True)
-        for parameter, gradient in zip(objective.parameters, gradients, strict=True):
-            parameter.grad = gradient
-        limit = float("inf") if self.clip_norm is None else self.clip_norm
-        norm = nn.utils.clip_grad_norm_(objective.parameters, limit)
-        loss = loss.detach()
-        self._unverified.append((self.steps, objective.name, loss + 0.0 * norm))
-        every = 1 if loss.device.type == "cpu" else _ACCELERATOR_CHECK
-        if len(self._unverified) >= every:
-            self.verify()
-            self._keep_good()
-        optimizer.step()
-        if objective.after_step is not None:
-            objective.after_step()
+            # gradients of this objective's parameters alone: players of a game do not leak
+            gradients = torch.autograd.grad(loss, objective.parameters, allow_unused=True)
+            for parameter, gradient in zip(objective.parameters, gradients, strict=True):
+                parameter.grad = gradient
+            limit = float("inf") if self.clip_norm is None else self.clip_norm
+            norm = nn.utils.clip_grad_norm_(objective.parameters, limit)
+            loss = loss.detach()
+            self._unverified.append((self.steps, objective.name, loss + 0.0 * norm))
+            every = 1 if loss.device.type == "cpu" else _ACCELERATOR_CHECK
+            if len(self._unverified) >= every:
+                self.verify()
+                self._good = _copy_of(self.model, self._good)
+            optimizer.step()
+            if objective.after_step is not None:
+                objective.after_step()
         self._updates += 1
         return loss
-
-    def _state_tensors(self) -> list[Tensor]:
-        return [t.detach() for t in (*self.model.parameters(), *self.model.buffers())]
-
-    def _keep_good(self) -> None:
-        current = self._state_tensors()
-        if self._good is None:
-            self._good = [tensor.clone() for tensor in current]
-        else:
-            torch._foreach_copy_(self._good, current)
-
-    def _restore_good(self) -> None:
-        self._unverified.clear()
-        if self._good is not None:
-            torch._foreach_copy_(self._state_tensors(), self._good)
 
 
 class ExactTrainer(Configurable):
@@ -197,9 +186,7 @@ class ExactTrainer(Configurable):
         seed: of whatever the model draws at random, such as its starting point.
     """
 
-    def __init__(
-        self, model: GenerativeModel, *, tolerance: float = 1e-7, seed: int = 0
-    ) -> None:
+    def __init__(self, model: GenerativeModel, *, tolerance: float = 1e-7, seed: int = 0) -> None:
         if not isinstance(model, SelfFitting):
             raise TypeError(f"{type(model).__name__} has no exact steps; train it with Trainer")
         self.model = model
@@ -212,12 +199,17 @@ class ExactTrainer(Configurable):
     def step(self, x: Tensor, context: Tensor | None = None) -> dict[str, Tensor]:
         """One exact step on all of the data; returns the mean loss after it."""
         assert isinstance(self.model, SelfFitting)
+        before = _copy_of(self.model)
         with torch.no_grad(), evaluating(self.model), drawing_from(mix(self.seed, self.steps)):
             self.model.maximise(x, context)
             loss = self.model.loss(x, context).mean()
         value = float(loss)
         if not math.isfinite(value):
-            raise NonFiniteLoss(f"step {self.steps}: the loss is not finite after an exact step")
+            _put_back(self.model, before)
+            raise NonFiniteLoss(
+                f"step {self.steps}: the loss is not finite after an exact step; "
+                "the model has the weights from before it"
+            )
         self.converged = self._last is not None and self._last - value < self.tolerance
         self._last = value
         self.steps += 1
@@ -241,6 +233,10 @@ def evaluate(
     seed: int = 0,
 ) -> float:
     """The mean of the model's loss over data, in evaluation mode, with the same noise each time."""
+    if batch_size < 1:
+        raise ValueError(f"'batch_size' must be positive, got {batch_size}")
+    if length(x) == 0:
+        raise ValueError("'x' must not be an empty batch")
     total = torch.zeros((), dtype=torch.float64)
     with evaluating(model), drawing_from(seed):
         for start in range(0, length(x), batch_size):
@@ -248,3 +244,19 @@ def evaluate(
             loss = model.loss(take(x, part), None if context is None else take(context, part))
             total += loss.sum(dtype=torch.float64).cpu()
     return float(total) / length(x)
+
+
+def _state_of(model: nn.Module) -> list[Tensor]:
+    return [tensor.detach() for tensor in (*model.parameters(), *model.buffers())]
+
+
+def _copy_of(model: nn.Module, into: list[Tensor] | None = None) -> list[Tensor]:
+    """A copy of all weights and buffers, in the memory of an earlier one if there is one."""
+    if into is None:
+        return [tensor.clone() for tensor in _state_of(model)]
+    torch._foreach_copy_(into, _state_of(model))
+    return into
+
+
+def _put_back(model: nn.Module, copy: list[Tensor]) -> None:
+    torch._foreach_copy_(_state_of(model), copy)
