@@ -16,7 +16,7 @@ from rich.table import Table
 from torch import Tensor
 
 from rlgen import checkpoint
-from rlgen.generative import DensityModel, GaussianMixture, RealNVP, cosine, data, fit, metrics
+from rlgen.generative import MAF, DensityModel, GaussianMixture, cosine, data, fit, metrics
 
 console = Console()
 
@@ -32,7 +32,7 @@ class Result(NamedTuple):
 
 
 def main(
-    out: Path = Path("runs/two_moons"), steps: int = 3000, train: int = 20_000, seed: int = 0
+    out: Path = Path("runs/two_moons"), steps: int = 2000, train: int = 20_000, seed: int = 0
 ) -> None:
     """Fit two densities to two moons; print held-out nats; save a picture and the flow.
 
@@ -55,10 +55,19 @@ def main(
     history = fit(mixture, x, steps=200, seed=seed)
     results = [judge("GaussianMixture", mixture, test, truth, history.stopped)]
 
-    flow = RealNVP(2, transforms=8)
-    console.print(f"Fitting a RealNVP by at most {steps} gradient steps")
-    history = fit(flow, x, steps=steps, lr=2e-3, schedule=cosine, validation=0.1, seed=seed)
-    results.append(judge("RealNVP", flow, test, truth, history.stopped))
+    flow = MAF(2, hidden=(128, 128))
+    console.print(f"Fitting a masked autoregressive flow by at most {steps} gradient steps")
+    history = fit(
+        flow,
+        x,
+        steps=steps,
+        batch_size=512,
+        lr=2e-3,
+        schedule=cosine,
+        validation=0.1,
+        seed=seed,
+    )
+    results.append(judge("MAF", flow, test, truth, history.stopped))
 
     out.mkdir(parents=True, exist_ok=True)
     draw(flow, test, out / "density.png", seed)
