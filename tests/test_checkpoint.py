@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import rlgen
 from rlgen import checkpoint
 from rlgen.checkpoint import Configurable
-from rlgen.generative import DensityModel, Trainer, heads, support
+from rlgen.generative import DensityModel, ExactTrainer, GaussianMixture, Trainer, heads, support
 from rlgen.generative.nets import ContextMLP
 
 
@@ -118,6 +118,17 @@ class TestWhatComesBack:
             again.step(x)
         assert_same_state(trainer.model, again.model)
 
+    def test_an_exact_trainer_goes_on_where_it_was(self, tmp_path: Path) -> None:
+        x = torch.randn(200, 2)
+        trainer = ExactTrainer(GaussianMixture(2, components=3), seed=3)
+        for _ in range(3):
+            trainer.step(x)
+        checkpoint.save(trainer, tmp_path / "run")
+        again = checkpoint.load(tmp_path / "run")
+        assert trainer.step(x) == again.step(x)
+        assert_same_state(trainer.model, again.model)
+        assert (again.steps, again.converged) == (trainer.steps, trainer.converged)
+
     def test_what_was_loaded_can_be_saved_again(self, tmp_path: Path) -> None:
         model = Net(offset=torch.ones(2))
         checkpoint.save(model, tmp_path / "one")
@@ -130,8 +141,7 @@ class TestWhatComesBack:
         checkpoint.load(tmp_path / "model")
         assert torch.equal(before, torch.get_rng_state())
 
-    def test_the_device_reaches_the_model_inside_a_trainer(self, tmp_path: Path) -> None:
-        checkpoint.save(Notebook(), tmp_path / "nothing")
+    def test_the_device_reaches_the_model_inside_a_trainer(self) -> None:
         tensors: dict[str, Tensor] = {}
         made = checkpoint._encode(Trainer(Net()), tensors, "arguments")
         trainer = checkpoint._decode(made, tensors, "meta")
