@@ -29,7 +29,6 @@ from rlgen.generative import (
     fit,
 )
 from rlgen.generative.data import minibatches
-from rlgen.generative.support import unchecked
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -305,6 +304,7 @@ def test_training_can_go_on_after_divergence() -> None:
     trainer = Trainer(model, lr=0.1)
     with pytest.raises(NonFiniteLoss):
         fit(model, torch.zeros(8, 1), steps=100, trainer=trainer)
+    assert not trainer.optimizers[0].state, "its averages may hold what was not finite"
     model.mean.data.zero_()
     history = fit(model, torch.zeros(8, 1), steps=4, trainer=trainer)
     assert history.stopped == "steps" and math.isclose(model.mean.item(), 0.4, rel_tol=1e-4)
@@ -438,6 +438,12 @@ def test_fit_leaves_the_global_random_state_alone() -> None:
     assert torch.equal(before, torch.get_rng_state())
 
 
+def test_every_update_draws_noise_of_its_own() -> None:
+    x = torch.randn(8, 3)
+    trainer = Trainer(make(Dropping), lr=1e-30)
+    assert trainer.step(x) != trainer.step(x)
+
+
 def test_the_seed_decides() -> None:
     x = torch.randn(40, 3)
     models = [make(Dropping) for _ in range(3)]
@@ -562,13 +568,16 @@ def test_data_stay_on_their_device() -> None:
 
 
 def test_a_fraction_is_held_out_of_training() -> None:
+    seen: dict[bool, set[float]] = {True: set(), False: set()}
+
+    class Watching(Mean):
+        def loss(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+            seen[self.training].update(x.flatten().tolist())
+            return super().loss(x)
+
     x = torch.arange(20.0)[:, None]
-    model = Mean(1)
-    with unchecked():
-        history = fit(model, x, steps=50, batch_size=15, validation=0.25)
-    training = {float(v) for part in model.seen if len(part) == 15 for v in part.flatten()}
-    held = {float(v) for part in model.seen if len(part) == 5 for v in part.flatten()}
-    assert len(training) == 15 and len(held) == 5 and not training & held
+    history = fit(Watching(), x, steps=50, batch_size=4, validation=0.25)
+    assert len(seen[True]) == 15 and len(seen[False]) == 5 and not seen[True] & seen[False]
     assert len(history.validation) == 50
 
 
