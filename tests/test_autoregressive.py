@@ -166,7 +166,7 @@ def test_a01_sampling_does_not_recompute_the_past(make: Make) -> None:
         model.log_prob(x)
     with FlopCounterMode(display=False) as sequential:
         model.sample(8, generator=0)
-    assert sequential.get_total_flops() <= 3 * max(parallel.get_total_flops(), 8 * 256 * 64 * 4)
+    assert 0 < sequential.get_total_flops() <= 3 * parallel.get_total_flops()
 
 
 def test_a02_fvsbn_is_logistic_regression_on_the_past() -> None:
