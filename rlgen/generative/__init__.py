@@ -4,6 +4,9 @@ It knows x and context, and needs torch and numpy alone.
 """
 
 from rlgen.generative import data, heads, metrics
+from rlgen.generative.autoregressive.fvsbn import FVSBN
+from rlgen.generative.autoregressive.made import MADE
+from rlgen.generative.autoregressive.nade import NADE, RNADE
 from rlgen.generative.autoregressive.transformer import CausalTransformer
 from rlgen.generative.basic import BayesNet, Categorical, Gaussian
 from rlgen.generative.catalogue import Family, capabilities, catalogue, require

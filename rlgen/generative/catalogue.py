@@ -154,6 +154,42 @@ def catalogue() -> tuple[Family, ...]:
             context="required",
         ),
         Family(
+            g.FVSBN,
+            "bits",
+            "Neal 1992; Frey 1998",
+            "an exclusive or of two bits costs it exactly 3 ln 2 nats",
+            (partial(g.FVSBN, 6), partial(g.FVSBN, (2, 2), order=(2, 0, 3, 1))),
+        ),
+        Family(
+            g.NADE,
+            "whatever the head is over; bits by default",
+            "Larochelle and Murray 2011",
+            "KL <= 0.05 nats to a random 10-bit RBM, from 20 000 samples",
+            (
+                partial(g.NADE, 6, hidden=16),
+                partial(g.NADE, 4, head=g.heads.Categorical(3), hidden=16),
+                partial(g.NADE, 2, head=g.heads.Normal(), hidden=16, order=(1, 0)),
+            ),
+        ),
+        Family(
+            g.RNADE,
+            "real numbers",
+            "Uria et al. 2013",
+            "NLL <= entropy + 0.03 nats on a banana",
+            (partial(g.RNADE, 2, hidden=16), partial(g.RNADE, (1, 2), hidden=16, order=(1, 0))),
+        ),
+        Family(
+            g.MADE,
+            "whatever the head is over; bits by default",
+            "Germain et al. 2015",
+            "KL <= 0.05 nats to a random 10-bit RBM, from 20 000 samples",
+            (
+                partial(g.MADE, 6, hidden=(16,)),
+                partial(g.MADE, 4, head=g.heads.Categorical(3), hidden=(16, 16), direct=True),
+                partial(g.MADE, (1, 2), head=g.heads.MixtureOfNormals(2), order=(1, 0)),
+            ),
+        ),
+        Family(
             g.CausalTransformer,
             "sequences of symbols",
             "Vaswani et al. 2017; Radford et al. 2019",

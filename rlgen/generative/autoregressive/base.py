@@ -47,7 +47,7 @@ class Autoregressive(DensityModel):
 
     def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         x, context = self.check(x, context)
-        return self._conditionals(x, context).log_prob(x).flatten(1).sum(1)
+        return self._conditionals(x, context).log_prob(x).reshape(len(x), -1).sum(1)
 
     def _sample(self, n: int, context: Tensor | None) -> Tensor:
         return self._sample_and_log_prob(n, context)[0]

@@ -118,14 +118,15 @@ class MaskedMLP(nn.Module):
         """
         h: Tensor = self.layers[0](x)
         if context is not None and self.context_in is not None:
-            h = h + self.context_in(context.flatten(1))
+            h = h + self.context_in(context.reshape(len(context), -1))
         for layer in self.layers[1:]:
             h = layer(F.relu(h))
         if self.direct is not None:
             h = h + self.direct(x)
         if context is not None and self.context_out is not None:
-            h = h + self.context_out(context.flatten(1))
-        return h.unflatten(1, (self.dims, self.outputs))
+            h = h + self.context_out(context.reshape(len(context), -1))
+        outputs: Tensor = h.unflatten(1, (self.dims, self.outputs))
+        return outputs
 
     def unroll(
         self, choose: Choose, n: int, context: Tensor | None = None
@@ -172,9 +173,9 @@ class MaskedMLP(nn.Module):
             direct = self.direct.weight.unflatten(0, rows)
             direct = direct.unflatten(2, columns)[:, :, order].flatten(2)
         if context is not None and self.context_out is not None:
-            beside = self.context_out(context.flatten(1)).unflatten(1, rows)
+            beside = self.context_out(context.reshape(len(context), -1)).unflatten(1, rows)
         if context is not None and self.context_in is not None:
-            into = self.context_in(context.flatten(1)).T.contiguous()
+            into = self.context_in(context.reshape(len(context), -1)).T.contiguous()
 
         def step(k: int, known: list[Tensor]) -> Tensor:
             for i, layer in enumerate(self.layers[:-1]):
