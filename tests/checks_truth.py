@@ -60,7 +60,7 @@ def _check_moments(
     for wave in (torch.sin, torch.cos):
         drawn = wave((samples - centre) / scale @ frequency)
         exact = weight @ wave((nodes - centre) / scale @ frequency)
-        error = 5.0 * drawn.std(0) / math.sqrt(n) + 0.01
+        error = 5.0 * (drawn.std(0) / math.sqrt(n) + grid.error) + 0.01
         assert ((drawn.mean(0) - exact).abs() <= error).all(), "samples do not follow log_prob"
 
 
@@ -85,7 +85,7 @@ def check_bound_is_below(case: Case) -> None:
             assert (mean <= exact + 3.0 * error + 1e-6).all(), "the bound exceeds log p(x)"
             assert (many <= exact + 3.0 * many_error + 1e-6).all(), "the bound exceeds log p(x)"
             limit, limit_error = _bound(model, x, context, draws=4, samples=4000)
-            if not torch.equal(limit, mean):  # its noise, if it has any, covers all of q
+            if error.max() > 1e-9:  # its noise, if it has any, covers all of q
                 assert ((exact - limit).abs() < 0.1 + 4.0 * limit_error).all(), (
                     "the bound does not reach log p(x)"
                 )

@@ -13,7 +13,7 @@ from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, MultivariateNormal
+from torch.distributions import Distribution
 
 from rlgen.generative import Density, DensityModel, Family, GenerativeModel, catalogue
 from rlgen.generative.support import Binary, Real, Symbols, Unit
@@ -130,10 +130,12 @@ class Grid:
     Attributes:
         x: with shape (G, *event_shape).
         log_weight: with shape (G,).
+        error: of the integral of the density, where the nodes are random.
     """
 
     x: Tensor
     log_weight: Tensor
+    error: float = 0.0
 
 
 def grid(model: DensityModel, context: Tensor | None, nodes: int) -> Grid:
@@ -176,7 +178,7 @@ def log_mass(model: DensityModel, context: Tensor | None) -> tuple[float, float,
         return float(in_parts(model.log_prob, everything(model), context).logsumexp(0)), 1e-8, None
     dims = model.event_shape.numel()
     if dims > 2:
-        return *_sampled_log_mass(model, context), None
+        return _sampled_log_mass(model, context)
     for nodes in (1001, 4001) if dims == 1 else (251, 1001):
         g = grid(model, context, nodes)
         total = float((in_parts(model.log_prob, g.x, context) + g.log_weight).logsumexp(0))
@@ -185,20 +187,39 @@ def log_mass(model: DensityModel, context: Tensor | None) -> tuple[float, float,
     return total, 0.01, g
 
 
-def _sampled_log_mass(model: DensityModel, context: Tensor | None) -> tuple[float, float]:
-    """By samples of normals of several widths around the model's own samples."""
-    dims, n = model.event_shape.numel(), 20_000
-    own = model.sample(4000, repeated(context, 4000), generator=0).reshape(-1, dims).double()
-    mean, covariance = own.mean(0), own.T.cov()
-    normals = [MultivariateNormal(mean, width**2 * covariance) for width in (0.5, 1.0, 2.0, 4.0)]
-    with drawing_from(0):
-        x = torch.cat([normal.sample(torch.Size([n])) for normal in normals])
-    log_q = torch.stack([normal.log_prob(x) for normal in normals]).logsumexp(0) - math.log(4)
-    log_p = in_parts(model.log_prob, x.reshape(-1, *model.event_shape), context)
-    ratio = (log_p - log_q).exp()
-    error = float(ratio.std()) / math.sqrt(len(ratio))
-    assert error < 0.02, f"importance sampling cannot tell: its standard error is {error}"
-    return math.log(float(ratio.mean())), 0.01 + 4 * error
+def _sampled_log_mass(model: DensityModel, context: Tensor | None) -> tuple[float, float, Grid]:
+    """By importance sampling from a smooth and wide version of the model's own samples.
+
+    Half of it are broad normals, so that no region is missed; half are small ones, each around one
+    of the model's samples, which follow the shape of the density.
+    """
+    dims, n = model.event_shape.numel(), 12_000
+    own = model.sample(150, repeated(context, 150), generator=0).reshape(-1, dims).double()
+    factor = torch.linalg.cholesky(own.T.cov())
+    normals = [(width, own.mean(0, keepdim=True)) for width in (1.0, 2.0, 4.0)]
+    normals += [(0.2, own), (0.5, own)]
+    generator = torch.Generator().manual_seed(0)
+    parts = []
+    for width, centres in normals:
+        noise = torch.randn(n, dims, generator=generator, dtype=own.dtype)
+        centre = centres[torch.randint(len(centres), (n,), generator=generator)]
+        parts.append(centre + width * noise @ factor.T)
+    x = torch.cat(parts)
+    log_q = torch.stack([_log_mixture(x, w, c, factor) for w, c in normals]).logsumexp(0)
+    x, log_weight = x.reshape(-1, *model.event_shape), math.log(len(normals) / len(x)) - log_q
+    mass = (in_parts(model.log_prob, x, context) + log_weight).exp()
+    error = float(mass.std()) * math.sqrt(len(x))
+    assert error < 0.04, f"importance sampling cannot tell: its standard error is {error}"
+    return math.log(float(mass.sum())), 0.01 + 4 * error, Grid(x, log_weight, error)
+
+
+def _log_mixture(x: Tensor, width: float, centres: Tensor, factor: Tensor) -> Tensor:
+    """log density at x of equally weighted normals of covariance width^2 factor factor'."""
+    dims = x.shape[1]
+    white = torch.linalg.solve_triangular(factor, torch.cat([x, centres]).T, upper=False).T / width
+    square = torch.cdist(white[: len(x)], white[len(x) :]).square()
+    log_scale = dims * math.log(width * math.sqrt(2 * math.pi)) + factor.diagonal().log().sum()
+    return (-0.5 * square).logsumexp(1) - math.log(len(centres)) - log_scale
 
 
 @runtime_checkable
@@ -218,6 +239,18 @@ class Rounded(Protocol):
     levels: int
 
 
+@runtime_checkable
+class Coded(Protocol):
+    """p(x) = sum over codes of P(codes) p(x | codes)."""
+
+    @property
+    def codebook(self) -> Tensor: ...
+    @property
+    def code_prior(self) -> Distribution: ...
+    def embed(self, codes: Tensor) -> Tensor: ...
+    def decode(self, z: Tensor, context: Tensor | None = None) -> Distribution: ...
+
+
 @torch.no_grad()
 def true_log_prob(model: object, x: Tensor, context: Tensor | None) -> Tensor | None:
     """The exact log probability of what has a bound alone, if it is known how; context for all."""
@@ -225,6 +258,8 @@ def true_log_prob(model: object, x: Tensor, context: Tensor | None) -> Tensor | 
         return _rounded_log_prob(model, x, context)
     if isinstance(model, Latent) and len(model.prior.event_shape) == 1:
         return _marginal_log_prob(model, x, context)
+    if isinstance(model, Coded) and model.code_prior.event_shape.numel() <= 3:
+        return _coded_log_prob(model, x, context)
     return None
 
 
@@ -256,3 +291,13 @@ def _marginal_log_prob(model: Latent, x: Tensor, context: Tensor | None) -> Tens
     given = model.decode(z, repeated(context, len(z)))
     rows = [row.expand(len(z), *row.shape) for row in x]
     return torch.stack([(given.log_prob(row) + log_weight).logsumexp(0) for row in rows])
+
+
+def _coded_log_prob(model: Coded, x: Tensor, context: Tensor | None) -> Tensor:
+    """The sum over all codes."""
+    positions = model.code_prior.event_shape
+    codes = symbols(positions.numel(), len(model.codebook)).reshape(-1, *positions)
+    given = model.decode(model.embed(codes), repeated(context, len(codes)))
+    prior = model.code_prior.log_prob(codes)
+    rows = [row.expand(len(codes), *row.shape) for row in x]
+    return torch.stack([(given.log_prob(row) + prior).logsumexp(0) for row in rows])

@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,8 @@ CASES = list(cases())
 
 
 def name_of(value: object) -> str:
+    if isinstance(value, partial):
+        return f"{value.func.__name__}{value.args}{value.keywords}"
     return str(getattr(value, "name", None) or getattr(value, "__name__", value))
 
 
@@ -33,13 +36,13 @@ def test_saves_and_loads(case: Case, tmp_path: Path) -> None:
 @pytest.mark.parametrize("check", CHECKS, ids=name_of)
 @pytest.mark.parametrize("toy", toys.SOUND, ids=name_of)
 def test_sound_models_pass(toy: toys.Toy, check: Check) -> None:
-    check(Case(toy.__name__, toy))
+    check(Case("toy", toy))
 
 
 @pytest.mark.parametrize(("toy", "check", "message"), toys.BROKEN, ids=name_of)
 def test_broken_models_are_caught(toy: toys.Toy, check: Check, message: str) -> None:
     with pytest.raises((AssertionError, RuntimeError, pytest.fail.Exception), match=message):
-        check(Case(toy.__name__, toy))
+        check(Case("toy", toy))
 
 
 def test_names_are_unique_and_exported() -> None:

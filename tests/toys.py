@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -74,19 +75,22 @@ class Unnormalised(Bits):
         return super().log_prob(x, context) + 1e-6
 
 
-class UnnormalisedInTwoDimensions(DensityModel):
-    """A Gaussian without a factor of sqrt(2 pi) e^-0.9: a constant off by 0.02 nats."""
+class Normals(DensityModel):
+    """A standard Gaussian with a mean; its density and its sampler can be off."""
 
-    def __init__(self) -> None:
-        super().__init__(2)
-        self.mean = nn.Parameter(torch.zeros(2))
+    def __init__(self, dims: int = 2, *, excess: float = 0.0, scale: float = 1.0) -> None:
+        super().__init__(dims)
+        self.excess, self.scale = excess, scale
+        self.mean = nn.Parameter(torch.zeros(dims))
 
     def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         x, context = self.check(x, context)
-        return -0.5 * (x - self.mean).square().sum(1) - math.log(2 * math.pi) + 0.02
+        constant = 0.5 * len(self.mean) * math.log(2 * math.pi) - self.excess
+        return -0.5 * (x - self.mean).square().sum(1) - constant
 
     def _sample(self, n: int, context: Tensor | None) -> Tensor:
-        return self.mean + torch.randn(n, 2, dtype=self.dtype)
+        noise = torch.randn_like(self.mean.expand(n, -1))
+        return (self.mean + self.scale * noise).detach()
 
 
 class Reduced(Bits):
@@ -221,10 +225,14 @@ class BitsBoundAbove(GenerativeModel):
         return torch.bernoulli(self.logits.sigmoid().expand(n, 3))
 
 
-SOUND: list[Toy] = [Bits, Line]
+SOUND: list[Toy] = [Bits, Line, Normals, partial(Normals, 4)]
 BROKEN: list[tuple[Toy, Check, str]] = [
     (Unnormalised, checks.check_density_is_normalised, "total mass"),
-    (UnnormalisedInTwoDimensions, checks.check_density_is_normalised, "total mass"),
+    (partial(Normals, 1, excess=0.02), checks.check_density_is_normalised, "total mass"),
+    (partial(Normals, 2, excess=-0.02), checks.check_density_is_normalised, "total mass"),
+    (partial(Normals, 4, excess=0.1), checks.check_density_is_normalised, "total mass"),
+    (partial(Normals, 2, scale=1.1), checks.check_density_is_normalised, "do not follow"),
+    (partial(Normals, 4, scale=1.2), checks.check_density_is_normalised, "do not follow"),
     (WrongSampler, checks.check_density_is_normalised, "do not follow"),
     (Reduced, checks.check_shapes_and_dtypes, "loss has shape"),
     (ReducedInDisguise, checks.check_examples_are_independent, "depends on other examples"),
