@@ -186,7 +186,9 @@ def catalogue() -> tuple[Family, ...]:
             (
                 partial(g.MADE, 6, hidden=(16,)),
                 partial(g.MADE, 4, head=g.heads.Categorical(3), hidden=(16, 16), direct=True),
-                partial(g.MADE, (1, 2), head=g.heads.MixtureOfNormals(2), order=(1, 0)),
+                partial(
+                    g.MADE, (1, 2), head=g.heads.MixtureOfNormals(2), hidden=(16,), order=(1, 0)
+                ),
             ),
         ),
         Family(
@@ -195,6 +197,50 @@ def catalogue() -> tuple[Family, ...]:
             "Vaswani et al. 2017; Radford et al. 2019",
             "NLL <= entropy rate + 0.02 nats per symbol on an order-2 Markov chain",
             (partial(g.CausalTransformer, 4, symbols=3, width=16, layers=2, attention_heads=2),),
+        ),
+        Family(
+            g.RealNVP,
+            "real numbers",
+            "Dinh et al. 2017",
+            "NLL <= entropy + 0.05 nats on a banana",
+            (
+                partial(g.RealNVP, 2, hidden=(16,)),
+                partial(g.RealNVP, 1, transforms=2, hidden=(8,)),
+            ),
+        ),
+        Family(
+            g.MAF,
+            "real numbers",
+            "Papamakarios et al. 2017",
+            "one layer: NLL <= entropy + 0.03 nats on a banana in the right order only",
+            (
+                partial(g.MAF, 2, transforms=3, hidden=(16,)),
+                partial(g.MAF, 1, transforms=2, hidden=(8,)),
+            ),
+        ),
+        Family(
+            g.IAF,
+            "real numbers; for its own samples",
+            "Kingma et al. 2016",
+            "log q of one-pass samples equals the inverse of MAF to 1e-5 nats",
+            (
+                partial(g.IAF, 2, transforms=3, hidden=(16,)),
+                partial(g.IAF, 1, transforms=2, hidden=(8,)),
+            ),
+        ),
+        Family(
+            g.Dequantised,
+            "ordered symbols, such as grey levels",
+            "Theis et al. 2016",
+            "the bound is at most the exact log mass, by quadrature",
+            (
+                lambda context_shape=None: g.Dequantised(
+                    g.RealNVP(2, hidden=(16,), context_shape=context_shape), levels=4
+                ),
+                lambda context_shape=None: g.Dequantised(
+                    g.MAF(1, transforms=2, hidden=(8,), context_shape=context_shape), levels=4
+                ),
+            ),
         ),
         Family(
             g.VAE,
