@@ -95,7 +95,7 @@ def draw(table: Array, n: int, seed: int = 0) -> NDArray[np.int64]:
 def jacobian(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """The Jacobian of f at one x, both flattened: entry (i, j) is d f_i / d x_j."""
     out: Tensor = torch.autograd.functional.jacobian(lambda row: f(row[None])[0].flatten(), x)
-    return out.flatten(1)
+    return out.reshape(len(out), -1)
 
 
 def log_det(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
