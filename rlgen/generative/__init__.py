@@ -3,7 +3,7 @@
 It knows x and context, and needs torch and numpy alone.
 """
 
-from rlgen.generative import data, heads, metrics
+from rlgen.generative import data, flows, heads, metrics
 from rlgen.generative.autoregressive.fvsbn import FVSBN
 from rlgen.generative.autoregressive.made import MADE
 from rlgen.generative.autoregressive.nade import NADE, RNADE
@@ -11,6 +11,10 @@ from rlgen.generative.autoregressive.transformer import CausalTransformer
 from rlgen.generative.basic import BayesNet, Categorical, Gaussian
 from rlgen.generative.catalogue import Family, capabilities, catalogue, require
 from rlgen.generative.fitting import History, cosine, fit
+from rlgen.generative.flows.autoregressive import IAF, MAF
+from rlgen.generative.flows.coupling import RealNVP
+from rlgen.generative.flows.dequantise import Dequantised
+from rlgen.generative.flows.flow import Flow
 from rlgen.generative.latent.vae import VAE
 from rlgen.generative.latent.vqvae import VQVAE
 from rlgen.generative.mixtures import (
