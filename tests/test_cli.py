@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rlgen import __version__
+from rlgen import __version__, checkpoint
 from rlgen.cli import main
 from rlgen.generative import catalogue
 
@@ -100,3 +100,14 @@ def test_help_names_every_command(
     code, out, _ = call(monkeypatch, capsys, "--help")
     assert code == 0
     assert "models" in out and "version" in out
+
+
+@pytest.mark.slow
+def test_the_main_job_leaves_a_picture_and_a_checkpoint(tmp_path: Path) -> None:
+    out = str(tmp_path / "moons")
+    done = run("-W", "error", "scripts/two_moons.py", f"--out={out}", "--steps=5", "--train=500")
+    assert done.returncode == 0, done.stderr
+    truth = next(line for line in done.stdout.splitlines() if "truth (its entropy)" in line)
+    assert abs(float(truth.split("│")[2]) - 0.29) < 0.03
+    assert (tmp_path / "moons" / "density.png").read_bytes().startswith(b"\x89PNG")
+    assert checkpoint.load(tmp_path / "moons" / "flow").sample(3).shape == (3, 2)
