@@ -204,7 +204,7 @@ def catalogue() -> tuple[Family, ...]:
             "Dinh et al. 2017",
             "NLL <= entropy + 0.05 nats on a banana",
             (
-                partial(g.RealNVP, 2, hidden=(16,)),
+                partial(g.RealNVP, 2, transforms=2, hidden=(8,)),
                 partial(g.RealNVP, 1, transforms=2, hidden=(8,)),
             ),
         ),
@@ -214,8 +214,8 @@ def catalogue() -> tuple[Family, ...]:
             "Papamakarios et al. 2017",
             "one layer: NLL <= entropy + 0.03 nats on a banana in the right order only",
             (
-                partial(g.MAF, 2, transforms=3, hidden=(16,)),
-                partial(g.MAF, 1, transforms=2, hidden=(8,)),
+                partial(g.MAF, 2, transforms=2, hidden=(8,)),
+                partial(g.MAF, (1, 2), transforms=1, hidden=(8,), order=(1, 0)),
             ),
         ),
         Family(
@@ -224,8 +224,8 @@ def catalogue() -> tuple[Family, ...]:
             "Kingma et al. 2016",
             "log q of one-pass samples equals the inverse of MAF to 1e-5 nats",
             (
-                partial(g.IAF, 2, transforms=3, hidden=(16,)),
-                partial(g.IAF, 1, transforms=2, hidden=(8,)),
+                partial(g.IAF, 2, transforms=2, hidden=(8,)),
+                partial(g.IAF, (1, 2), transforms=1, hidden=(8,), order=(1, 0)),
             ),
         ),
         Family(
@@ -235,10 +235,10 @@ def catalogue() -> tuple[Family, ...]:
             "the bound is at most the exact log mass, by quadrature",
             (
                 lambda context_shape=None: g.Dequantised(
-                    g.RealNVP(2, hidden=(16,), context_shape=context_shape), levels=4
+                    g.RealNVP(2, transforms=2, hidden=(8,), context_shape=context_shape), levels=4
                 ),
                 lambda context_shape=None: g.Dequantised(
-                    g.MAF(1, transforms=2, hidden=(8,), context_shape=context_shape), levels=4
+                    g.MAF((1, 2), transforms=1, hidden=(8,), context_shape=context_shape), levels=4
                 ),
             ),
         ),
