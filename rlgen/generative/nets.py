@@ -166,7 +166,7 @@ class MapDecoder(nn.Module):
         self.net = nn.Sequential(mix, nn.SiLU(), up)
 
     def forward(self, z: Tensor) -> Tensor:
-        return _from_maps(self.net(z.movedim(-1, 1)), self.width)
+        return _from_maps(self.net(z.movedim(-1, 1).contiguous()), self.width)
 
 
 def image_sizes(image_shape: Sequence[int]) -> list[tuple[int, int]]:
@@ -215,7 +215,7 @@ def check_widths(name: str, widths: Sequence[int]) -> None:
 
 def _as_maps(numbers: Tensor) -> Tensor:
     """(B, C, H, W, width) -> (B, C * width, H, W)."""
-    return numbers.movedim(-1, 2).flatten(1, 2)
+    return numbers.movedim(-1, 2).flatten(1, 2).contiguous()
 
 
 def _from_maps(maps: Tensor, width: int) -> Tensor:

@@ -1,7 +1,5 @@
 """A codebook that learns by moving averages, and never leaves a code unused for long."""
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -14,20 +12,6 @@ _REVIVED = 0.2
 _TRIES = 8
 # share of the uniform distribution in the prior
 _UNIFORM = 0.01
-
-
-class Statistics(NamedTuple):
-    """What one minibatch tells the codebook.
-
-    Attributes:
-        outputs: of the encoder, with shape (B, *positions, L).
-        chosen: the code of each, with shape (B, *positions).
-        uniform: noise that decides where dead codes go, with shape (K, tries).
-    """
-
-    outputs: Tensor
-    chosen: Tensor
-    uniform: Tensor
 
 
 class Codebook(nn.Module):
@@ -95,15 +79,14 @@ class Codebook(nn.Module):
         self.counts.fill_(1.0)
         self.started.fill_(True)
 
-    def gather(self, z: Tensor, chosen: Tensor) -> Statistics:
-        """What `update` needs of a minibatch; its noise is drawn here, from the caller's seed."""
-        uniform = torch.rand(len(self.counts), _TRIES, dtype=z.dtype, device=z.device)
-        return Statistics(z.detach(), chosen, uniform)
-
     @torch.no_grad()
-    def update(self, statistics: Statistics) -> None:
-        """Move each code towards the mean of the outputs that chose it, and dead ones elsewhere."""
-        outputs, chosen, uniform = statistics
+    def update(self, outputs: Tensor, chosen: Tensor) -> None:
+        """Move each code towards the mean of the outputs that chose it, and dead ones elsewhere.
+
+        Args:
+            outputs: of the encoder for one minibatch, with shape (B, *positions, L).
+            chosen: the code of each, with shape (B, *positions).
+        """
         z = outputs.flatten(0, -2)
         one_hot = F.one_hot(chosen, len(self.counts)).to(z.dtype)
         counts = one_hot.flatten(0, -2).sum(0)
@@ -116,10 +99,10 @@ class Codebook(nn.Module):
         self.vectors.copy_(torch.where(used[:, None], means, self.vectors))
         average = len(z) / len(counts)
         unused = (counts == 0) & (self.counts < _DEAD * average)
-        self._revive(z, unused | ~self.started, uniform, _REVIVED * average)
+        self._revive(z, unused | ~self.started, _REVIVED * average)
         self.started.fill_(True)
 
-    def _revive(self, z: Tensor, dead: Tensor, uniform: Tensor, count: float) -> None:
+    def _revive(self, z: Tensor, dead: Tensor, count: float) -> None:
         """Move dead codes to outputs that are far from all others, as k-means++ does.
 
         A place is drawn in proportion to the squared distance to its nearest code; of a few, the
@@ -132,7 +115,8 @@ class Codebook(nn.Module):
         nearest = _squared(z, alive).amin(1) if len(alive) else z.new_full((len(z),), torch.inf)
         for row in rows:
             weight = torch.where(nearest.isinf(), 1.0, nearest).cumsum(0)
-            drawn = torch.searchsorted(weight, uniform[row] * weight[-1]).clamp(max=len(z) - 1)
+            uniform = torch.rand(_TRIES, dtype=z.dtype, device=z.device)
+            drawn = torch.searchsorted(weight, uniform * weight[-1]).clamp(max=len(z) - 1)
             left = torch.minimum(nearest, _squared(z[drawn], z))
             best = left.sum(1).argmin()
             nearest = left[best]

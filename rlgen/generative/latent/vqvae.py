@@ -15,7 +15,7 @@ from torch.distributions import Distribution, constraints
 from rlgen.generative import heads
 from rlgen.generative.autoregressive.base import as_inputs, input_width
 from rlgen.generative.heads import Head
-from rlgen.generative.latent.codebook import Codebook, Statistics
+from rlgen.generative.latent.codebook import Codebook
 from rlgen.generative.latent.nets import decoder_net, encoder_net
 from rlgen.generative.model import GenerativeModel, Objective, Shape, as_shape
 from rlgen.generative.nets import MapDecoder, MapEncoder, image_sizes, is_image
@@ -98,7 +98,7 @@ class VQVAE(GenerativeModel):
             self.encoder = encoder_net(self.event_shape, size, head=head, hidden=hidden)
             self.decoder = decoder_net(size, self.event_shape, outputs, hidden=hidden)
         self.quantiser = Codebook(codes, latent, self.positions, decay=decay)
-        self._statistics: Statistics | None = None
+        self._observed: tuple[Tensor, Tensor] | None = None
 
     def loss(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         x, _ = self.check(x, context)
@@ -215,13 +215,13 @@ class VQVAE(GenerativeModel):
         outputs = self._outputs(x)
         loss, codes = self._loss(x, outputs)
         if self.training:
-            self._statistics = self.quantiser.gather(outputs, codes)
+            self._observed = outputs.detach(), codes
         return loss
 
     def _update_codebook(self) -> None:
-        if self._statistics is not None:
-            self.quantiser.update(self._statistics)
-            self._statistics = None
+        if self._observed is not None:
+            self.quantiser.update(*self._observed)
+            self._observed = None
 
 
 class _Point(Distribution):
