@@ -90,7 +90,7 @@ class MaskedMLP(nn.Module):
         self._position = [self.order.index(dim) for dim in range(dims)]
         lowest = 0 if context_features or dims == 1 else 1
         seen = [k + 1 for k in self._position for _ in range(width)]
-        given = [k for k in self._position for _ in range(outputs)]
+        given = self._position * outputs
         between = [_spread(units, lowest, dims) for units in hidden]
         degrees = pairwise([seen, *between, given])
         layers = nn.ModuleList(MaskedLinear(_mask(a, b)) for a, b in degrees)
@@ -125,7 +125,8 @@ class MaskedMLP(nn.Module):
             h = h + self.direct(x)
         if context is not None and self.context_out is not None:
             h = h + self.context_out(context.reshape(len(context), -1))
-        outputs: Tensor = h.unflatten(1, (self.dims, self.outputs))
+        # all first outputs, then all second ones: each kind is one block for those who split them
+        outputs: Tensor = h.unflatten(1, (self.outputs, self.dims)).transpose(1, 2)
         return outputs
 
     def unroll(
@@ -166,7 +167,7 @@ class MaskedMLP(nn.Module):
         order = list(self.order)
         weights = [layer.weight for layer in self.layers]
         weights[0] = weights[0].unflatten(1, columns)[:, order].flatten(1)
-        rows = (self.dims, self.outputs)
+        rows = (self.outputs, self.dims)
         last, bias = weights[-1].unflatten(0, rows), self.layers[-1].bias.unflatten(0, rows)
         direct = beside = into = None
         if self.direct is not None:
@@ -189,11 +190,11 @@ class MaskedMLP(nn.Module):
                 new = torch.addmm(offset, weights[i][start:stop, :seen], known[i][:seen])
                 known[i + 1] = _put(known[i + 1], start, F.relu(new))
             dim, seen = self.order[k], self._visible[-1][k]
-            out = torch.addmm(bias[dim, :, None], last[dim, :, :seen], known[-1][:seen])
+            out = torch.addmm(bias[:, dim, None], last[:, dim, :seen], known[-1][:seen])
             if direct is not None:
                 seen = self.width * k
-                out = out + direct[dim, :, :seen] @ known[0][:seen]
-            return out.T if beside is None else out.T + beside[:, dim]
+                out = out + direct[:, dim, :seen] @ known[0][:seen]
+            return out.T if beside is None else out.T + beside[..., dim]
 
         return step
 

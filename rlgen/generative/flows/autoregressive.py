@@ -67,7 +67,7 @@ class MaskedAffine(Transform):
         self.net = MaskedMLP(self.dims, 2, hidden=hidden, order=order, context_features=features)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        mean, raw = self.net(flat(x), self._own(context)).unbind(-1)
+        mean, raw = self.net(flat(x), self._own(context)).mT.unbind(1)
         log_scale = bounded(raw, self.limit)
         z = (flat(x) - mean) * (-log_scale).exp()
         return z.reshape(x.shape), -log_scale.sum(1)
