@@ -1,7 +1,7 @@
 """NADE: conditionals with hidden layers of their own that share their weights."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +19,9 @@ class NADE(Autoregressive):
     """A neural autoregressive distribution estimator.
 
     With positions k = 0, ..., D - 1 in the order,
-        h_k = relu(c + sum over j < k of W_j x_j),  outputs_k = b_k + V_k h_k,
-    and the head turns outputs_k into p(x_k | x_<k). What goes into the ReLU is a running sum, so
-    all D hidden layers of H units cost O(D H). A context shifts c and b linearly. The paper of 2011
-    has a sigmoid; ReLU, as in RNADE, fits bits as well and real numbers better, and costs less.
+        h_k = sigmoid(c + sum over j < k of W_j x_j),  outputs_k = b_k + V_k h_k,
+    and the head turns outputs_k into p(x_k | x_<k). What goes into the sigmoid is a running sum,
+    so all D hidden layers of H units cost O(D H). A context shifts c and b linearly.
 
     Real numbers go into the network as they are: bring them to a scale of about 1.
 
@@ -46,6 +45,7 @@ class NADE(Autoregressive):
         True
     """
 
+    _activation: Callable[[Tensor], Tensor] = staticmethod(torch.sigmoid)
     _order: Tensor
     _position: Tensor
 
@@ -83,14 +83,14 @@ class NADE(Autoregressive):
         first, b = self._biases(len(x), context)
         steps = torch.einsum("bki,kih->bkh", inputs[:, :-1], self.W[:-1])
         before = torch.cat([first[:, None], steps], dim=1).cumsum(1)
-        outputs = b + torch.einsum("bkh,koh->bko", F.relu(before), self.V)
+        outputs = b + torch.einsum("bkh,koh->bko", self._activation(before), self.V)
         return self._distribution(outputs)
 
     def _sample_and_log_prob(self, n: int, context: Tensor | None) -> tuple[Tensor, Tensor]:
         before, b = self._biases(n, context)
         drawn, outputs = [], []
         for k in range(len(self.order)):
-            outputs.append(b[:, k] + F.relu(before) @ self.V[k].T)
+            outputs.append(b[:, k] + self._activation(before) @ self.V[k].T)
             drawn.append(self.head(outputs[-1]).sample())
             before = before + as_inputs(self.head, drawn[-1], before.dtype) @ self.W[k]
         x = torch.stack(drawn, dim=1).index_select(1, self._position)
@@ -113,7 +113,9 @@ class NADE(Autoregressive):
 
 
 class RNADE(NADE):
-    """A real-valued NADE: each conditional is a mixture of Gaussians.
+    """A real-valued NADE: each conditional is a mixture of Gaussians, and h_k has a ReLU.
+
+    Real numbers go into the network as they are: bring them to a scale of about 1.
 
     References:
         | RNADE: The real-valued neural autoregressive density-estimator (Uria et al., 2013)
@@ -132,6 +134,8 @@ class RNADE(NADE):
         >>> RNADE(3).log_prob(torch.zeros(5, 3)).shape
         torch.Size([5])
     """
+
+    _activation = staticmethod(F.relu)
 
     def __init__(
         self,
