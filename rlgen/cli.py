@@ -16,7 +16,9 @@ app = tyro.extras.SubcommandApp()
 @app.command
 def models() -> None:
     """List every family of generative models: what it can do, and on what data."""
-    table = Table("group", "family", "capabilities", "data", "paper", title="Generative models")
+    table = Table(title="Generative models")
+    for name in ("group", "family", "capabilities", "data", "paper"):
+        table.add_column(name, overflow="fold", no_wrap=name in ("group", "family"))
     for family in catalogue():
         group = family.cls.__module__.split(".")[2]
         capabilities = ", ".join(family.capabilities)

@@ -57,7 +57,7 @@ def test_what_a_document_points_at_exists(document: Path) -> None:
 
 
 def test_the_readme_is_right_about_capabilities() -> None:
-    """Rows such as: | `Density` | `log_prob(x)` | ... | `MAF`, `PixelCNN` |"""
+    """Rows such as: | `Density` | `log_prob(x)` | ... | `MADE`, `MAF` |"""
     families = {family.name: family.cls for family in catalogue()}
     rows = re.findall(r"^\| `(\w+)` \| .*\| (.*) \|$", DOCUMENTS[0].read_text(), re.MULTILINE)
     assert rows
