@@ -7,6 +7,7 @@ from rlgen.generative import data, flows, heads, metrics
 from rlgen.generative.autoregressive.fvsbn import FVSBN
 from rlgen.generative.autoregressive.made import MADE
 from rlgen.generative.autoregressive.nade import NADE, RNADE
+from rlgen.generative.autoregressive.pixelcnn import PixelCNN
 from rlgen.generative.autoregressive.transformer import CausalTransformer
 from rlgen.generative.basic import BayesNet, Categorical, Gaussian
 from rlgen.generative.catalogue import Family, capabilities, catalogue, require

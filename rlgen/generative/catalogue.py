@@ -192,6 +192,27 @@ def catalogue() -> tuple[Family, ...]:
             ),
         ),
         Family(
+            g.PixelCNN,
+            "images: whatever the head is over; bits by default",
+            "van den Oord et al. 2016",
+            "binarised digits: at least 20 % below independent pixels",
+            (
+                partial(g.PixelCNN, (1, 3, 3), channels=4, layers=2),
+                partial(g.PixelCNN, (2, 2, 2), channels=4, layers=2),
+                partial(
+                    g.PixelCNN, (1, 2, 2), head=g.heads.Categorical(3), channels=4, layers=2
+                ),
+                partial(
+                    g.PixelCNN,
+                    (1, 2, 2),
+                    head=g.heads.DiscretisedLogisticMixture(4, 2),
+                    channels=4,
+                    layers=2,
+                ),
+                partial(g.PixelCNN, (1, 3, 3), channels=4, layers=2, gated=False),
+            ),
+        ),
+        Family(
             g.CausalTransformer,
             "sequences of symbols",
             "Vaswani et al. 2017; Radford et al. 2019",
