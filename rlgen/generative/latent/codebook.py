@@ -4,12 +4,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# a code is dead if it was chosen this many times less often than the average one
+# a code is dead if it is chosen less often than this share of the average
 _DEAD = 0.05
-# a revived code counts for this many choices of an average one, so it soon follows its own
+# a revived code starts with this share of the average count, so it soon follows its outputs
 _REVIVED = 0.2
 # places that are tried for one revived code
-_TRIES = 8
+_TRIES = 16
 # share of the uniform distribution in the prior
 _UNIFORM = 0.01
 
@@ -88,12 +88,14 @@ class Codebook(nn.Module):
             chosen: the code of each, with shape (B, *positions).
         """
         z = outputs.flatten(0, -2)
-        one_hot = F.one_hot(chosen, len(self.counts)).to(z.dtype)
-        counts = one_hot.flatten(0, -2).sum(0)
+        table = torch.zeros_like(self.usage.flatten(0, -2))
+        at_positions = chosen.flatten(1).T
+        table.scatter_add_(1, at_positions, torch.ones_like(at_positions, dtype=z.dtype))
+        counts = table.sum(0)
         rate = (1.0 - self.decay) * self.started.to(z.dtype)
-        self.usage.lerp_(one_hot.mean(0), rate)
+        self.usage.lerp_(table.view_as(self.usage) / len(outputs), rate)
         self.counts.lerp_(counts, rate)
-        self.sums.lerp_(one_hot.flatten(0, -2).T @ z, rate)
+        self.sums.lerp_(torch.zeros_like(self.sums).index_add_(0, chosen.flatten(), z), rate)
         used = self.counts > 0
         means = self.sums / torch.where(used, self.counts, 1.0)[:, None]
         self.vectors.copy_(torch.where(used[:, None], means, self.vectors))

@@ -78,6 +78,8 @@ class VQVAE(GenerativeModel):
         decay: float = 0.99,
     ) -> None:
         super().__init__(event_shape)
+        if latent < 1:
+            raise ValueError(f"'latent' must be positive, got {latent}")
         if commitment < 0:
             raise ValueError(f"'commitment' must not be negative, got {commitment}")
         numbers, outputs = self.event_shape.numel(), head.size(tuple(self.event_shape))
@@ -120,7 +122,7 @@ class VQVAE(GenerativeModel):
         x, _ = self.check(x, context)
         if samples < 1:
             raise ValueError(f"'samples' must be positive, got {samples}")
-        z, codes = self.quantise(self._outputs(x))
+        z, codes = self._quantise(self._outputs(x))
         bound: Tensor = self._decode(z).log_prob(x) + self.code_prior.log_prob(codes)
         return bound
 
@@ -143,17 +145,16 @@ class VQVAE(GenerativeModel):
         Returns:
             Vectors with the shape of `z`, and their codes with shape (B, *positions).
         """
-        codes = self.quantiser.nearest(z)
-        return self.quantiser.embed(codes) + (z - z.detach()), codes
+        return self._quantise(self._check_vectors(z))
 
     def encode(self, x: Tensor, context: Tensor | None = None) -> Distribution:
         """All of the probability on the vectors of x's codes, with event shape (*positions, L)."""
         x, _ = self.check(x, context)
-        return _Point(self.quantise(self._outputs(x))[0])
+        return _Point(self._quantise(self._outputs(x))[0])
 
     def decode(self, z: Tensor, context: Tensor | None = None) -> Distribution:
         """p(x | z) for vectors with shape (B, *positions, L)."""
-        z = Real().check("z", z, torch.Size([*self.positions, self.latent]), self.dtype)
+        z = self._check_vectors(z)
         self.check_context(z.shape[0], context)
         return self._decode(z)
 
@@ -201,11 +202,20 @@ class VQVAE(GenerativeModel):
         outputs: Tensor = self.encoder(as_inputs(self.head, x, self.dtype))
         return outputs.reshape(-1, *self.positions, self.latent)
 
+    def _quantise(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        codes = self.quantiser.nearest(z)
+        return self.quantiser.embed(codes) + (z - z.detach()), codes
+
+    def _check_vectors(self, z: Tensor) -> Tensor:
+        shape = torch.Size([*self.positions, self.latent])
+        checked: Tensor = Real().check("z", z, shape, self.dtype)
+        return checked
+
     def _decode(self, z: Tensor) -> Distribution:
         return self.head(self.decoder(z), tuple(self.event_shape))
 
     def _loss(self, x: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor]:
-        z, codes = self.quantise(outputs)
+        z, codes = self._quantise(outputs)
         commitment = (outputs - z.detach()).square().flatten(1).sum(1)
         return self.commitment * commitment - self._decode(z).log_prob(x), codes
 
