@@ -55,7 +55,7 @@ def main(
     history = fit(mixture, x, steps=200, seed=seed)
     results = [judge("GaussianMixture", mixture, test, truth, history.stopped)]
 
-    flow = MAF(2, hidden=(128, 128))
+    flow = MAF(2, transforms=8)
     console.print(f"Fitting a masked autoregressive flow by at most {steps} gradient steps")
     history = fit(
         flow,
