@@ -4,6 +4,7 @@ import copy
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -50,7 +51,7 @@ BINARY: dict[str, tuple[Make, tuple[int, ...]]] = {
 every = pytest.mark.parametrize("name", list(BINARY))
 
 
-def scrambled(name: str, seed: int = 0, **options: object) -> Autoregressive:
+def scrambled(name: str, seed: int = 0, **options: Any) -> Autoregressive:
     torch.manual_seed(seed)
     model = BINARY[name][0](**options)
     truth.randomise(model, 0.5, seed)
@@ -100,12 +101,21 @@ def test_a01_samples_follow_the_table(name: str) -> None:
 
 @every
 def test_a01_sampled_log_prob_is_log_prob(name: str) -> None:
-    for options in ({}, {"context_shape": (3,)}):
-        model = scrambled(name, **options)
-        context = torch.randn(500, 3) if options else None
+    for context_shape in (None, (3,)):
+        model = scrambled(name, context_shape=context_shape)
+        context = None if context_shape is None else torch.randn(500, 3)
         x, log_prob = model.sample_and_log_prob(500, context, generator=0)
         with torch.no_grad():
             assert (model.log_prob(x, context) - log_prob).abs().max() <= 1e-5
+
+
+def test_a01_samples_without_dropout() -> None:
+    model = PixelCNN((1, 2, 5), channels=8, dropout=0.5)
+    truth.randomise(model, 0.5)
+    x, log_prob = model.train().sample_and_log_prob(50, generator=0)
+    assert torch.equal(x, model.eval().sample(50, generator=0))
+    with torch.no_grad():
+        assert (model.log_prob(x) - log_prob).abs().max() <= 1e-5
 
 
 @every

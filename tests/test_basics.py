@@ -1,6 +1,7 @@
 """D01 Gaussians, D02 tables, D06 Bayes nets, against scipy and counting."""
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,7 +44,7 @@ def test_d01_log_prob_and_entropy_equal_scipy(shape: tuple[int, ...], full: bool
 def test_d01_heads_equal_scipy(head: heads.Head) -> None:
     """Trap: variance or logarithm taken for the standard deviation; a lost D/2 log 2 pi."""
     outputs = torch.randn(2, head.size((3,)), dtype=torch.float64)
-    made = head(outputs, (3,))
+    made: Any = head(outputs, (3,))
     covariances = [
         truth.array(made.covariance_matrix[i])
         if isinstance(head, heads.FullNormal)
@@ -117,7 +118,7 @@ def test_d02_mle_is_the_empirical_table(smoothing: float) -> None:
 def test_d02_logits_and_probs_agree() -> None:
     outputs = 4 * torch.randn(7, 5, dtype=torch.float64)
     exact = np.exp(outputs.numpy()) / np.exp(outputs.numpy()).sum(1, keepdims=True)
-    made = heads.Categorical(5)(outputs)
+    made: Any = heads.Categorical(5)(outputs)
     np.testing.assert_allclose(truth.array(made.probs), exact, atol=1e-6)
     values = torch.arange(5)[:, None].expand(5, 7)
     np.testing.assert_allclose(truth.array(made.log_prob(values).exp()).T, exact, atol=1e-6)
@@ -128,7 +129,7 @@ def test_d02_logits_and_probs_agree() -> None:
     np.testing.assert_allclose(
         truth.array(divergence), stats.entropy(exact[:3], exact[3:6], axis=1), atol=1e-6
     )
-    bits = heads.Bernoulli()(outputs[:, :1])
+    bits: Any = heads.Bernoulli()(outputs[:, :1])
     on = 1 / (1 + np.exp(-outputs.numpy()[:, 0]))
     np.testing.assert_allclose(truth.array(bits.probs), on, atol=1e-6)
     both = np.stack([on, 1 - on])

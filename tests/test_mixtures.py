@@ -61,8 +61,9 @@ def mixture_log_joint(
 
 def gaussian_mixture(kind: str, components: int = 4, ridge: float = 1e-6) -> GaussianMixture:
     x = clustered()
-    covariance = "full" if kind == "full" else "diagonal"
-    model = GaussianMixture(3, components=components, covariance=covariance, ridge=ridge).double()
+    model = GaussianMixture(
+        3, components=components, covariance="full" if kind == "full" else "diagonal", ridge=ridge
+    ).double()
     model.set_parameters(*map(truth.as_float, start(x, components, kind == "full")))
     return model
 

@@ -2,6 +2,7 @@
 
 import math
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,9 +14,9 @@ from rlgen.generative.data import digits
 from tests import truth
 
 
-def scrambled(shape: tuple[int, ...], seed: int = 0, **options: object) -> PixelCNN:
+def scrambled(shape: tuple[int, ...], seed: int = 0, **options: Any) -> PixelCNN:
     torch.manual_seed(seed)
-    model = PixelCNN(shape, **options).double()  # type: ignore[arg-type]
+    model = PixelCNN(shape, **options).double()
     truth.randomise(model, 0.3, seed)
     return model.eval()
 
@@ -47,7 +48,7 @@ def test_a09_jacobian_is_causal(shape: tuple[int, ...], kernel: int, gated: bool
         assert (before != 0).all()  # each number sees the one before it in its row
 
 
-def reach(gated: bool, side: int, **options: object) -> Tensor:
+def reach(gated: bool, side: int, **options: Any) -> Tensor:
     """(pixel, pixel): whether the first ever depends on the second."""
     model = scrambled((1, side, side), channels=8, gated=gated, **options)
     total = torch.zeros(side**2, side**2, dtype=torch.float64)

@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from scipy import optimize, stats
+from scipy import stats
 from scipy.special import logsumexp
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
@@ -18,11 +19,9 @@ from tests import truth
 D, K = 8, 3
 
 
-def inverse_positive(value: float) -> float:
-    def gap(raw: float) -> float:
-        return float(heads.positive(torch.tensor(raw, dtype=torch.float64))) - value
-
-    return float(optimize.brentq(gap, -40.0, 40.0, xtol=1e-14))
+def first(part: Any) -> Any:
+    """The only layer of a linear encoder or decoder."""
+    return part.net[0]
 
 
 def factors(n: int, seed: int = 0) -> truth.Array:
@@ -44,21 +43,22 @@ def linear(
     """x = mean + W z + noise, q(z | x) = N(gain (x - mean), diag(scales^2))."""
     dims, latent = loadings.shape
     model = VAE(dims, latent=latent, hidden=(), shared_scale=True, **options).double()  # type: ignore[arg-type]
-    raw = np.array([inverse_positive(s) for s in scales])
+    raw = np.array([truth.inverse(heads.positive, s) for s in scales])
     with torch.no_grad():
-        decoder, encoder = model.decoder.net[0], model.encoder.net[0]
+        decoder, encoder = first(model.decoder), first(model.encoder)
         decoder.weight.copy_(truth.as_float(loadings))
         decoder.bias.copy_(truth.as_float(mean))
         encoder.weight.copy_(truth.as_float(np.vstack([gain, np.zeros((latent, dims))])))
         encoder.bias.copy_(truth.as_float(np.concatenate([-gain @ mean, raw])))
-        model.raw_scale.fill_(inverse_positive(math.sqrt(variance)))
+        assert model.raw_scale is not None
+        model.raw_scale.fill_(truth.inverse(heads.positive, math.sqrt(variance)))
     return model
 
 
 def posterior(loadings: truth.Array, variance: float) -> tuple[truth.Array, truth.Array]:
     """Gain and covariance of p(z | x), exactly."""
     precision = np.eye(loadings.shape[1]) + loadings.T @ loadings / variance
-    covariance = np.linalg.inv(precision)
+    covariance = np.asarray(np.linalg.inv(precision), dtype=np.float64)
     return covariance @ loadings.T / variance, covariance
 
 
@@ -75,11 +75,17 @@ def expected_bound(model: VAE, x: Tensor) -> truth.Array:
         return truth.array(total - model.kl(x))
 
 
+def noise_variance(model: VAE) -> float:
+    assert model.raw_scale is not None
+    return truth.number(heads.positive(model.raw_scale)) ** 2
+
+
 def weights_bound(model: VAE, x: truth.Array) -> truth.Array:
     """The same from the weights of a linear model alone, in numpy."""
-    w, b = (truth.array(p) for p in (model.decoder.net[0].weight, model.decoder.net[0].bias))
-    variance = truth.number(heads.positive(model.raw_scale)) ** 2
-    out = x @ truth.array(model.encoder.net[0].weight).T + truth.array(model.encoder.net[0].bias)
+    w, b = (truth.array(p) for p in (first(model.decoder).weight, first(model.decoder).bias))
+    variance = noise_variance(model)
+    v, c = (truth.array(p) for p in (first(model.encoder).weight, first(model.encoder).bias))
+    out = x @ v.T + c
     m, s = out[:, : w.shape[1]], truth.array(heads.positive(truth.as_float(out[:, w.shape[1] :])))
     error = (x - b - m @ w.T) ** 2 + s**2 @ (w**2).T
     fit_term = -0.5 * (np.log(2 * np.pi * variance) + error / variance).sum(1)
@@ -90,9 +96,9 @@ def weights_bound(model: VAE, x: truth.Array) -> truth.Array:
 def decoder_log_prob(model: VAE, x: truth.Array) -> truth.Array:
     return truth.linear_gaussian_log_prob(
         x,
-        truth.array(model.decoder.net[0].bias),
-        truth.array(model.decoder.net[0].weight),
-        truth.number(heads.positive(model.raw_scale)) ** 2,
+        truth.array(first(model.decoder).bias),
+        truth.array(first(model.decoder).weight),
+        noise_variance(model),
     )
 
 
@@ -262,7 +268,7 @@ def toy(gain: float, offset: float, scale: float) -> VAE:
     one = np.ones((1, 1))
     model = linear(one, np.zeros(1), 1.0, gain * one, np.array([scale]))
     with torch.no_grad():
-        model.encoder.net[0].bias[0] = offset
+        first(model.encoder).bias[0] = offset
     return model
 
 
@@ -304,12 +310,12 @@ def test_l10_signal_of_the_encoder_falls_and_of_the_decoder_rises() -> None:
     """Rainforth et al. 2018: the encoder's signal to noise falls with k, the decoder's rises."""
     model = toy(0.0, -0.5, 1.0)
     x = torch.ones(1, 1, dtype=torch.float64)
-    encoder, decoder = model.encoder.net[0].bias, model.decoder.net[0].bias
+    encoder, decoder = first(model.encoder).bias, first(model.decoder).bias
     ratios = []
     for samples in (4, 16, 64):
         draws = [
             torch.autograd.grad(model.elbo(x, samples=samples).sum(), (encoder, decoder))
-            for _ in range(1500)
+            for _ in range(1000)
         ]
         pairs = torch.stack([torch.stack([e[0], d[0]]) for e, d in draws])
         ratios.append((pairs.mean(0).abs() / pairs.std(0)).tolist())
@@ -338,13 +344,14 @@ def test_l15_beta_scales_the_posterior_variance() -> None:
     x = factors(500)
     mean, loadings, variance = truth.ppca(x, K)
     data, rates = truth.as_float(x), []
-    for beta in (0.25, 1.0, 4.0, 16.0):
+    for beta in (0.5, 1.0, 4.0):
         gain, covariance = posterior(loadings, variance * beta)
         start = np.random.default_rng(0).normal(size=(K, D)) / D
-        model = linear(loadings, mean, variance, start, np.full(K, 0.7), beta=beta)
+        model = linear(loadings, mean, variance, start, np.full(K, 0.4), beta=beta)
         model.decoder.requires_grad_(False)
+        assert model.raw_scale is not None
         model.raw_scale.requires_grad_(False)
-        fit(model, data, steps=1500, batch_size=500, lr=2e-2, schedule=cosine, progress=False)
+        fit(model, data, steps=1000, batch_size=500, lr=2e-2, schedule=cosine, progress=False)
         found = truth.array(model.encode(data).variance).mean(0)
         np.testing.assert_allclose(found, np.diag(covariance), rtol=0.02)
         means = truth.array(model.encode(data).mean)

@@ -2,10 +2,12 @@
 
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from scipy import stats
 from scipy.special import logsumexp
 from sklearn.cluster import KMeans
@@ -25,18 +27,23 @@ def clusters(n: int = 2000, count: int = 8, seed: int = 0) -> Tensor:
     return truth.as_float(x)
 
 
+def first(part: Any) -> Any:
+    return part.net[0]
+
+
 def identity(codes: int = 8, **options: float) -> VQVAE:
     """Encoder and decoder copy their input, so that nothing but the codebook can learn."""
     model = VQVAE(2, codes=codes, latent=2, hidden=(), head=heads.FixedNormal(1.0), **options)  # type: ignore[arg-type]
     with torch.no_grad():
-        for net in (model.encoder.net, model.decoder.net):
-            net[0].weight.copy_(torch.eye(2))
-            net[0].bias.zero_()
+        for layer in (first(model.encoder), first(model.decoder)):
+            layer.weight.copy_(torch.eye(2))
+            layer.bias.zero_()
     return model.double()
 
 
-def nearest(z: truth.Array, vectors: truth.Array) -> truth.Array:
-    return np.argmin(((z[..., None, :] - vectors) ** 2).sum(-1), axis=-1)
+def nearest(z: truth.Array, vectors: truth.Array) -> NDArray[np.int64]:
+    distance = ((z[..., None, :] - vectors) ** 2).sum(-1)
+    return np.asarray(distance.argmin(-1), dtype=np.int64)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -101,7 +108,7 @@ def test_l19_loss_is_reconstruction_plus_commitment(commitment: float) -> None:
     model = identity(codes=4, commitment=commitment)
     shift = torch.tensor([0.3, -0.2], dtype=torch.float64)
     with torch.no_grad():
-        model.encoder.net[0].bias.copy_(shift)
+        first(model.encoder).bias.copy_(shift)
     vectors = torch.tensor([[0, 0], [3, 0], [0, 3], [3, 3]], dtype=torch.float64)
     model.set_codebook(vectors)
     x = 3 * torch.rand(50, 2, dtype=torch.float64)
@@ -111,7 +118,7 @@ def test_l19_loss_is_reconstruction_plus_commitment(commitment: float) -> None:
     expected = nll + commitment * ((z - e) ** 2).sum(1).numpy()
     np.testing.assert_allclose(truth.array(model.loss(x)), expected, atol=1e-10)
     loss = model.loss(x).sum()
-    (pull,) = torch.autograd.grad(loss, model.encoder.net[0].bias)
+    (pull,) = torch.autograd.grad(loss, first(model.encoder).bias)
     wanted = (e - x).sum(0) + 2 * commitment * (z - e).sum(0)
     torch.testing.assert_close(pull, wanted, rtol=1e-9, atol=1e-9)
     assert torch.equal(model.codebook, vectors)  # the loss itself changes nothing

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import optimize, stats
 from scipy.special import logsumexp
 from torch import Tensor, nn
 from torch.distributions import Distribution
@@ -90,6 +90,15 @@ def draw(table: Array, n: int, seed: int = 0) -> NDArray[np.int64]:
     """Indices of `n` draws from a table."""
     chosen = np.random.default_rng(seed).choice(len(table), size=n, p=table / table.sum())
     return np.asarray(chosen, dtype=np.int64)
+
+
+def inverse(f: Callable[[Tensor], Tensor], value: float) -> float:
+    """Where a rising function of one number has `value`."""
+
+    def gap(raw: float) -> float:
+        return float(f(torch.tensor(raw, dtype=torch.float64))) - value
+
+    return float(optimize.brentq(gap, -50.0, 50.0, xtol=1e-14))
 
 
 def jacobian(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
