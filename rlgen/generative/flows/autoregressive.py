@@ -14,7 +14,15 @@ from torch import Size, Tensor
 
 from rlgen.generative.autoregressive.base import as_order
 from rlgen.generative.autoregressive.masked import MaskedMLP
-from rlgen.generative.flows.flow import Flow, Inverse, Transform, bounded, check_count, flat
+from rlgen.generative.flows.flow import (
+    Flow,
+    Inverse,
+    Transform,
+    bounded,
+    check_count,
+    flat,
+    shuffled,
+)
 from rlgen.generative.model import Shape, as_shape
 
 
@@ -97,7 +105,8 @@ class MaskedAffine(Transform):
 class MAF(Flow):
     """Masked autoregressive flow: densities in one pass, samples one number after another.
 
-    The transforms take the numbers in the given order and in its reverse, by turns.
+    The first transform takes the numbers in the given order and the second in its reverse; so do
+    the following pairs, each with an order of its own.
 
     References:
         | Masked Autoregressive Flow for Density Estimation (Papamakarios et al., 2017)
@@ -176,11 +185,17 @@ def _alternating(
     order: Sequence[int] | None,
     context_shape: Shape | None,
 ) -> list[MaskedAffine]:
-    """Transforms in an order and in its reverse, by turns."""
+    """Two transforms in an order and its reverse, two in a shuffled order and its reverse, ..."""
     check_count("transforms", transforms)
-    there = as_order(order, math.prod(as_shape("event_shape", event_shape)))
-    turns = (there, there[::-1])
+    dims = math.prod(as_shape("event_shape", event_shape))
+    orders = [as_order(order, dims)]
+    orders += [shuffled(dims, seed) for seed in range(2, transforms, 2)]
     return [
-        MaskedAffine(event_shape, order=turns[i % 2], hidden=hidden, context_shape=context_shape)
+        MaskedAffine(
+            event_shape,
+            order=orders[i // 2][:: -1 if i % 2 else 1],
+            hidden=hidden,
+            context_shape=context_shape,
+        )
         for i in range(transforms)
     ]

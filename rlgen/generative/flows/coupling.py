@@ -7,7 +7,8 @@ from itertools import pairwise
 import torch
 from torch import Size, Tensor, nn
 
-from rlgen.generative.flows.flow import Flow, Transform, bounded, check_count, flat
+from rlgen.generative.flows.fixed import Permutation
+from rlgen.generative.flows.flow import Flow, Transform, bounded, check_count, flat, shuffled
 from rlgen.generative.model import Shape, as_shape
 from rlgen.generative.nets import check_widths
 
@@ -120,6 +121,8 @@ class Conditioner(nn.Module):
 class RealNVP(Flow):
     """Affine couplings: a density that is as fast to sample from as to evaluate.
 
+    Two couplings change every number of x, and before each two the numbers are shuffled.
+
     References:
         | Density estimation using Real NVP (Dinh et al., 2017), https://arxiv.org/abs/1605.08803
 
@@ -147,8 +150,10 @@ class RealNVP(Flow):
         context_shape: Shape | None = None,
     ) -> None:
         check_count("transforms", transforms)
-        layers = [
-            AffineCoupling(event_shape, hidden=hidden, context_shape=context_shape)
-            for _ in range(transforms)
-        ]
+        dims = math.prod(as_shape("event_shape", event_shape))
+        layers: list[Transform] = []
+        for i in range(transforms):
+            if i % 2 == 0 and dims > 2:
+                layers.append(Permutation(shuffled(dims, seed=i)))
+            layers.append(AffineCoupling(event_shape, hidden=hidden, context_shape=context_shape))
         super().__init__(event_shape, layers, context_shape=context_shape)

@@ -8,6 +8,7 @@ Every log-determinant is that of the map just applied, with shape (B,).
 """
 
 import math
+import random
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import cast
@@ -199,6 +200,11 @@ def bounded(raw: Tensor, limit: float) -> Tensor:
     Written with the logistic function, of which torch's CPU kernel is twice as fast.
     """
     return torch.sigmoid(raw * (2.0 / limit)) * (2.0 * limit) - limit
+
+
+def shuffled(dims: int, seed: int) -> tuple[int, ...]:
+    """The numbers 0, ..., D - 1 in an order that depends on the seed alone."""
+    return tuple(random.Random(seed).sample(range(dims), dims))
 
 
 def check_count(name: str, count: int) -> None:
