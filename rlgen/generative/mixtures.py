@@ -29,8 +29,10 @@ from rlgen.generative.model import DensityModel, Objective, Shape
 from rlgen.generative.nets import MLP
 from rlgen.generative.support import Symbols
 
-# rows of data are taken in parts, so that EM on them needs no more numbers than this at a time
-_PART = 1 << 23
+# EM takes the rows of its data in parts that need about this many numbers, which fit in a cache
+_PART = 1 << 18
+# how often k-means, where EM starts, moves its centres
+_ROUNDS = 10
 
 
 class Mixture(DensityModel):
@@ -70,7 +72,9 @@ class Mixture(DensityModel):
 
     def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         x, context = self.check(x, context)
-        return self._log_joint(x).logsumexp(-1)
+        joint = self._log_joint(x)
+        # exp is slow where it underflows, and so small a share of the sum is lost in rounding
+        return joint.clamp_min(joint.detach().amax(-1, keepdim=True) - 80.0).logsumexp(-1)
 
     def log_joint(self, x: Tensor) -> Tensor:
         """log p(x, c) for each component c, with shape (B, K)."""
@@ -208,10 +212,14 @@ class GaussianMixture(Mixture):
 
     def _log_conditional(self, x: Tensor) -> Tensor:
         means = self.means.reshape(self.components, -1, 1)
-        centred = x.reshape(x.shape[0], -1).mT - means  # (K, D, B)
+        centred = x.reshape(x.shape[0], -1).mT.contiguous() - means  # (K, D, B)
         scale = self._scale()
         if self.covariance == "full":
-            noise: Tensor = torch.linalg.solve_triangular(self._factor(), centred, upper=False)
+            factor = self._factor()
+            # to invert K small matrices once is several times faster than to solve for each x
+            eye = torch.eye(means.shape[1], dtype=x.dtype, device=x.device)
+            inverse = torch.linalg.solve_triangular(factor, eye.expand_as(factor), upper=False)
+            noise = inverse @ centred
         else:
             noise = centred / scale.unsqueeze(-1)
         constant = scale.log().sum(-1) + 0.5 * means.shape[1] * math.log(2 * math.pi)
@@ -242,7 +250,7 @@ class GaussianMixture(Mixture):
 
     def _scatter(self, flat: Tensor, posterior: Tensor, means: Tensor) -> Tensor:
         """Weighted sums of squares (K, D) or of outer products (K, D, D) about the means."""
-        centred = flat.mT - means.unsqueeze(-1)  # (K, D, B)
+        centred = flat.mT.contiguous() - means.unsqueeze(-1)  # (K, D, B)
         weighted = centred * posterior.mT.unsqueeze(1)
         if self.covariance == "full":
             return weighted @ centred.mT
@@ -352,16 +360,27 @@ class CategoricalMixture(Mixture):
         return flat + self.categories * torch.arange(flat.shape[1], device=x.device)
 
     def _cluster(self, x: Tensor) -> Tensor:
-        flat = x.reshape(x.shape[0], -1)
-        return nearest_seed(flat, self.components, lambda x, seed: (x != seed).sum(-1))
+        flat = x.reshape(x.shape[0], -1).to(self.dtype)
+        # p = 0 counts the symbols that differ
+        cluster = nearest_seed(flat, self.components, lambda x, seeds: torch.cdist(x, seeds, p=0))
+        for _ in range(_ROUNDS):
+            # one more of each symbol: a symbol that a small cluster lacks must not rule it out
+            members = F.one_hot(cluster, self.components).to(self.dtype)
+            self.tables.copy_(self._tables_given(x, members, self.smoothing + 1.0))
+            cluster = self._log_conditional(x).argmax(-1)
+        return cluster
 
     def _maximise_given(self, x: Tensor, posterior: Tensor) -> None:
+        self.tables.copy_(self._tables_given(x, posterior, self.smoothing))
+
+    def _tables_given(self, x: Tensor, posterior: Tensor, smoothing: float) -> Tensor:
+        """The tables of expected frequencies, as logarithms."""
         flat = x.reshape(x.shape[0], -1)
         counts = [
             posterior.mT @ (flat == symbol).to(posterior.dtype) for symbol in range(self.categories)
         ]
-        tables = log_frequencies(torch.stack(counts, -1), self.smoothing)
-        self.tables.copy_(tables.reshape(self.tables.shape))
+        tables = log_frequencies(torch.stack(counts, -1), smoothing)
+        return tables.reshape(self.tables.shape)
 
     def _sample(self, n: int, context: Tensor | None) -> Tensor:
         del context
@@ -429,10 +448,10 @@ class MixtureDensityNetwork(DensityModel):
         return self._distribution(context).sample()
 
 
-def k_means(x: Tensor, clusters: int, iterations: int = 10) -> Tensor:
+def k_means(x: Tensor, clusters: int) -> Tensor:
     """The cluster of each row of `x` (B, D): k-means++ and a few of Lloyd's iterations."""
-    cluster = nearest_seed(x, clusters, lambda x, seed: (x - seed).square().sum(-1))
-    for _ in range(iterations):
+    cluster = nearest_seed(x, clusters, lambda x, seeds: torch.cdist(x, seeds).square())
+    for _ in range(_ROUNDS):
         members = F.one_hot(cluster, clusters).to(x.dtype)
         centres = members.mT @ x / members.sum(0).clamp_min(1.0).unsqueeze(-1)
         cluster = torch.cdist(x, centres).argmin(-1)
@@ -440,26 +459,31 @@ def k_means(x: Tensor, clusters: int, iterations: int = 10) -> Tensor:
 
 
 def nearest_seed(x: Tensor, seeds: int, distance: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """For each row of `x` the number of the nearest seed; k-means++ picks the seeds among the rows.
+    """For each row of `x` the nearest of the seeds that k-means++ picks among the rows.
+
+    A row is picked with a probability proportional to its distance from the seeds so far. Of a few
+    such candidates, the one becomes a seed that leaves the least distance in all.
 
     Args:
         x: with shape (B, D).
         seeds: how many.
-        distance: of all rows from one; a row is picked with probability proportional to its
-            distance from the seeds so far.
+        distance: of all rows (B, D) from some (m, D), with shape (B, m).
 
     Returns:
         Numbers from 0 to `seeds` - 1 with shape (B,).
     """
-    first = torch.randint(len(x), (1,), device=x.device)
-    nearest = distance(x, x[first])
-    cluster = torch.zeros_like(nearest, dtype=torch.long)
+    candidates = 2 + int(math.log(seeds))
+    nearest = distance(x, x[torch.randint(len(x), (1,), device=x.device)]).squeeze(1)
+    cluster = torch.zeros(len(x), dtype=torch.long, device=x.device)
     for number in range(1, seeds):
         # where all rows coincide with seeds, any row will do
         chances = torch.where(nearest.sum() > 0, nearest, torch.ones_like(nearest))
-        away = distance(x, x[torch.multinomial(chances.float(), 1)])
-        cluster = torch.where(away < nearest, number, cluster)
-        nearest = torch.minimum(nearest, away)
+        drawn = torch.multinomial(chances, candidates, replacement=True)
+        away = distance(x, x[drawn])
+        left = torch.minimum(nearest.unsqueeze(1), away).sum(0)
+        chosen = away.index_select(1, left.argmin().reshape(1)).squeeze(1)
+        cluster = torch.where(chosen < nearest, number, cluster)
+        nearest = torch.minimum(nearest, chosen)
     return cluster
 
 
