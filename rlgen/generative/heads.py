@@ -238,7 +238,7 @@ class Kumaraswamy(_Elementwise):
 
     def elements(self, outputs: Tensor) -> Distribution:
         a, b = positive(outputs).unbind(-1)
-        return D.Kumaraswamy(a, b, validate_args=False)
+        return extra.Kumaraswamy(a, b)
 
 
 @dataclass(frozen=True)

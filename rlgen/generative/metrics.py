@@ -80,7 +80,8 @@ def bits_per_dim(nats: float, dims: int) -> float:
 
 def kl_divergence(p: Tensor, q: Tensor) -> Tensor:
     """KL(p || q) in nats of two probability tables over the last dimension; 0 log 0 is 0."""
-    return (torch.special.xlogy(p, p) - torch.special.xlogy(p, q)).sum(-1)
+    nats: Tensor = torch.special.xlogy(p, p) - torch.special.xlogy(p, q)
+    return nats.sum(-1)
 
 
 def js_divergence(p: Tensor, q: Tensor) -> Tensor:

@@ -219,7 +219,7 @@ class GaussianMixture(Mixture):
             # to invert K small matrices once is several times faster than to solve for each x
             eye = torch.eye(means.shape[1], dtype=x.dtype, device=x.device)
             inverse = torch.linalg.solve_triangular(factor, eye.expand_as(factor), upper=False)
-            noise = inverse @ centred
+            noise: Tensor = inverse @ centred
         else:
             noise = centred / scale.unsqueeze(-1)
         constant = scale.log().sum(-1) + 0.5 * means.shape[1] * math.log(2 * math.pi)
