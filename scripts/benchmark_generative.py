@@ -13,7 +13,7 @@ the same for all seeds.
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -25,6 +25,7 @@ from benchmark_peers import (
     Foreign,
     ForeignMixture,
     Preprocessed,
+    PreprocessedMixture,
     have,
     logit_standardise,
     standardise,
@@ -36,6 +37,7 @@ from rlgen.generative import (
     MAF,
     VAE,
     CategoricalMixture,
+    DensityModel,
     Dequantised,
     GaussianMixture,
     GenerativeModel,
@@ -49,6 +51,7 @@ from rlgen.generative import (
     unchecked,
 )
 from rlgen.generative.data import digits, two_moons, two_moons_log_prob
+from rlgen.generative.training import SelfFitting
 
 Part = Literal["moons", "digits", "binary", "speed"]
 
@@ -67,14 +70,17 @@ class Options:
 
 @dataclass(frozen=True)
 class Contender:
-    """A model and how it is trained."""
+    """A model, and what differs in how it is trained."""
 
     name: str
     configuration: str
     build: Callable[[int], GenerativeModel]
+    """seed -> an untrained model"""
     steps: float = 1.0
+    """times the steps of the options"""
     lr: float = 1e-3
     samples: int = 1
+    """of the importance-weighted bound"""
 
 
 @dataclass(frozen=True)
@@ -107,7 +113,7 @@ def evaluate(contender: Contender, problem: Problem, options: Options) -> tuple[
         model = contender.build(seed)
         count = sum(p.numel() for p in model.parameters())
         start = time.process_time()
-        if hasattr(model, "maximise"):
+        if isinstance(model, SelfFitting):
             fit(model, problem.train, steps=200, seed=seed)
         else:
             steps = round(contender.steps * options.steps)
@@ -119,6 +125,7 @@ def evaluate(contender: Contender, problem: Problem, options: Options) -> tuple[
                 lr=contender.lr,
                 schedule=cosine,
                 validation=problem.validation,
+                patience=50,  # keeps the best weights, and never stops before the end
                 seed=seed,
             )
         seconds.append(time.process_time() - start)
@@ -138,7 +145,7 @@ def evaluate(contender: Contender, problem: Problem, options: Options) -> tuple[
 
 
 def quality(
-    title: str, problem: Problem, contenders: Iterator[Contender], options: Options
+    title: str, problem: Problem, contenders: Sequence[Contender], options: Options
 ) -> Table:
     table = Table(
         f"{title} ({options.seeds} seeds, mean ± standard deviation)",
@@ -159,149 +166,145 @@ def moons(options: Options) -> Table:
     f = standardise(x)
     problem = Problem(x, validation, test, 256, lambda score: score.nats)
 
-    def contenders() -> Iterator[Contender]:
-        for k in (16, 32):
-            yield Contender(
-                f"rlgen GaussianMixture({k})",
-                "EM, k-means++",
-                lambda seed, k=k: Preprocessed(GaussianMixture(2, components=k), f),
-            )
-        for cls in (RealNVP, MAF):
-            yield Contender(
-                f"rlgen {cls.__name__}",
-                "5 x (64, 64)",
-                lambda seed, cls=cls: Preprocessed(cls(2, transforms=5, hidden=(64, 64)), f),
-            )
-        if options.peers and have("sklearn"):
-            yield Contender(
+    def mixture(k: int) -> Contender:
+        def build(seed: int) -> GenerativeModel:
+            return PreprocessedMixture(GaussianMixture(2, components=k), f)
+
+        return Contender(f"rlgen GaussianMixture({k})", "EM, k-means++", build)
+
+    def flow(name: str, layers: int, width: int, steps: float, library: str) -> Contender:
+        def build(seed: int) -> GenerativeModel:
+            return Preprocessed(make_flow(library, name, 2, layers, width), f)
+
+        shape = f"{layers} x ({width}, {width}), {round(steps * options.steps)} steps"
+        return Contender(f"{library} {name}", shape, build, steps)
+
+    contenders = [mixture(16), mixture(32)]
+    contenders += [flow(name, 5, 64, 1.0, "rlgen") for name in ("RealNVP", "MAF")]
+    contenders.append(flow("MAF", 10, 64, 4.0, "rlgen"))
+    if options.peers and have("sklearn"):
+        contenders.append(
+            Contender(
                 "scikit-learn GaussianMixture(32)",
                 "EM, k-means",
-                lambda seed: Preprocessed(ForeignMixture(2, 32, seed), f),
+                lambda seed: PreprocessedMixture(ForeignMixture(2, 32, seed), f),
             )
-        if options.peers and have("zuko"):
-            for name in ("RealNVP", "MAF", "NSF"):
-                yield Contender(
-                    f"zuko {name}",
-                    "5 x (64, 64)",
-                    lambda seed, name=name: Preprocessed(foreign_flow(name, 2, 5, (64, 64)), f),
-                )
-
+        )
+    if options.peers and have("zuko"):
+        contenders += [flow(name, 5, 64, 1.0, "zuko") for name in ("RealNVP", "MAF", "NSF")]
     truth = -float(two_moons_log_prob(test).mean())
-    table = quality("Two moons, nats", problem, contenders(), options)
+    table = quality("Two moons, nats", problem, contenders, options)
     table.rows.insert(0, ("true density", "quadrature", f"{truth:.4f}", "exact", "", ""))
     return table
 
 
-def foreign_flow(name: str, dims: int, transforms: int, hidden: tuple[int, ...]) -> Foreign:
-    import zuko
+def make_flow(library: str, name: str, dims: int, layers: int, width: int) -> DensityModel:
+    """A flow of ours or of zuko's, of the same shape."""
+    hidden = (width, width)
+    if library == "zuko":
+        import zuko
 
-    flow = getattr(zuko.flows, name)
-    return Foreign(dims, flow(dims, transforms=transforms, hidden_features=hidden))
+        family = {"RealNVP": zuko.flows.RealNVP, "MAF": zuko.flows.MAF, "NSF": zuko.flows.NSF}
+        return Foreign(dims, family[name](dims, transforms=layers, hidden_features=hidden))
+    ours: dict[str, type[RealNVP] | type[MAF]] = {"RealNVP": RealNVP, "MAF": MAF}
+    return ours[name](dims, transforms=layers, hidden=hidden)
 
 
 def grey_digits(options: Options) -> Table:
     """8x8 digits with 17 grey levels, bits per dimension of the discrete mass."""
     split = digits()
-    problem = Problem(
+    images = Problem(
         split.train, split.validation, split.test, 128, lambda score: score.bits_per_dim
     )
-    flat = problem_flat(problem)
-    noise = torch.rand(flat.train.shape, generator=torch.Generator().manual_seed(0))
-    f = logit_standardise((flat.train + noise) / 17)
+    vectors = flatten(images)
+    noise = torch.rand(vectors.train.shape, generator=torch.Generator().manual_seed(0))
+    f = logit_standardise((vectors.train + noise) / 17)
 
-    def flows() -> Iterator[Contender]:
-        for cls in (RealNVP, MAF):
-            yield Contender(
-                f"rlgen Dequantised({cls.__name__})",
-                "5 x (128, 128), IW-10",
-                lambda seed, cls=cls: Dequantised(
-                    Preprocessed(cls(64, transforms=5, hidden=(128, 128)), f, unit=True), levels=17
-                ),
-                samples=10,
+    def mixture(k: int) -> Contender:
+        def build(seed: int) -> GenerativeModel:
+            return CategoricalMixture(64, components=k, categories=17, smoothing=0.1)
+
+        return Contender(f"rlgen CategoricalMixture({k})", "EM, smoothing 0.1", build)
+
+    def flow(name: str, library: str) -> Contender:
+        def build(seed: int) -> GenerativeModel:
+            return Dequantised(
+                Preprocessed(make_flow(library, name, 64, 5, 128), f, unit=True), levels=17
             )
-        if options.peers and have("zuko"):
-            for name in ("RealNVP", "MAF", "NSF"):
-                yield Contender(
-                    f"zuko {name}, dequantised",
-                    "5 x (128, 128), IW-10",
-                    lambda seed, name=name: Dequantised(
-                        Preprocessed(foreign_flow(name, 64, 5, (128, 128)), f, unit=True),
-                        levels=17,
-                    ),
-                    samples=10,
-                )
 
-    def vectors() -> Iterator[Contender]:
-        for k in (10, 30):
-            yield Contender(
-                f"rlgen CategoricalMixture({k})",
-                "EM, smoothing 0.1",
-                lambda seed, k=k: CategoricalMixture(
-                    64, components=k, categories=17, smoothing=0.1
-                ),
-            )
-        yield from flows()
-
-    def images() -> Iterator[Contender]:
-        yield Contender(
-            "rlgen PixelCNN",
-            "gated, 17-way",
-            lambda seed: PixelCNN((1, 8, 8), head=heads.Categorical(17)),
-        )
-        yield Contender(
-            "rlgen PixelCNN",
-            "gated, discretised logistics",
-            lambda seed: PixelCNN((1, 8, 8), head=heads.DiscretisedLogisticMixture(17)),
+        return Contender(
+            f"{library} {name}, dequantised", "5 x (128, 128), IW-10", build, 1.0, 1e-3, 10
         )
 
-    table = quality("Digits, 17 levels, bits per dimension", flat, vectors(), options)
-    table.rows += quality("", problem, images(), options).rows
+    def pixels(head: heads.Head, what: str) -> Contender:
+        def build(seed: int) -> GenerativeModel:
+            return PixelCNN((1, 8, 8), head=head)
+
+        return Contender("rlgen PixelCNN", f"gated, {what}", build)
+
+    def vae(seed: int) -> GenerativeModel:
+        return VAE(64, latent=8, head=heads.DiscretisedLogisticMixture(17))
+
+    contenders = [mixture(10), mixture(30)]
+    contenders += [flow(name, "rlgen") for name in ("RealNVP", "MAF")]
+    what = "latent 8, (256, 256), discretised logistics, IW-200"
+    contenders.append(Contender("rlgen VAE", what, vae, 2.0, 1e-3, 200))
+    if options.peers and have("zuko"):
+        contenders += [flow(name, "zuko") for name in ("RealNVP", "MAF", "NSF")]
+    table = quality("Digits, 17 levels, bits per dimension", vectors, contenders, options)
+    contenders = [
+        pixels(heads.Categorical(17), "17-way"),
+        pixels(heads.DiscretisedLogisticMixture(17), "discretised logistics"),
+    ]
+    table.rows += quality("", images, contenders, options).rows
     return table
 
 
-def problem_flat(problem: Problem) -> Problem:
-    parts = (problem.train, problem.validation, problem.test)
-    return Problem(*(part.flatten(1) for part in parts), problem.batch_size, problem.unit)
+def flatten(problem: Problem) -> Problem:
+    return Problem(
+        problem.train.flatten(1),
+        problem.validation.flatten(1),
+        problem.test.flatten(1),
+        problem.batch_size,
+        problem.unit,
+    )
 
 
 def binary_digits(options: Options) -> Table:
     """8x8 digits, bit v >= 8, nats per image."""
     split = digits()
-    parts = [(part >= 8).long() for part in (split.train, split.validation, split.test)]
-    problem = Problem(*parts, 128, lambda score: score.nats)
+    train, validation, test = (
+        (part >= 8).long() for part in (split.train, split.validation, split.test)
+    )
+    images = Problem(train, validation, test, 128, lambda score: score.nats)
 
-    def vectors() -> Iterator[Contender]:
-        for k in (10, 30, 100):
-            yield Contender(
-                f"rlgen CategoricalMixture({k})",
-                "EM, smoothing 0.1",
-                lambda seed, k=k: CategoricalMixture(64, components=k, smoothing=0.1),
-            )
-        yield Contender("rlgen MADE", "(128, 128)", lambda seed: MADE(64, hidden=(128, 128)))
-        yield Contender(
-            "rlgen VAE",
-            "latent 8, (512,), IW-200",
-            lambda seed: VAE(64, latent=8, head=heads.Bernoulli(), hidden=(512,)),
-            samples=200,
-        )
+    def mixture(k: int) -> Contender:
+        def build(seed: int) -> GenerativeModel:
+            return CategoricalMixture(64, components=k, smoothing=0.1)
 
-    def images() -> Iterator[Contender]:
-        yield Contender("rlgen PixelCNN", "gated", lambda seed: PixelCNN((1, 8, 8)))
+        return Contender(f"rlgen CategoricalMixture({k})", "EM, smoothing 0.1", build)
 
-    table = quality("Binarised digits, nats", problem_flat(problem), vectors(), options)
-    table.rows += quality("", problem, images(), options).rows
+    def vae(seed: int) -> GenerativeModel:
+        return VAE(64, latent=8, head=heads.Bernoulli())
+
+    contenders = [mixture(10), mixture(30), mixture(100)]
+    contenders += [
+        Contender("rlgen MADE", "(512,), lr 3e-3", lambda seed: MADE(64, hidden=(512,)), 2.0, 3e-3),
+        Contender("rlgen VAE", "latent 8, (256, 256), IW-200", vae, 2.0, 1e-3, 200),
+    ]
+    table = quality("Binarised digits, nats", flatten(images), contenders, options)
+    pixels = Contender("rlgen PixelCNN", "gated", lambda seed: PixelCNN((1, 8, 8)))
+    table.rows += quality("", images, [pixels], options).rows
     return table
 
 
 def speed(options: Options) -> Table:
     """RealNVP and MAF at D = 64, batch 1024: interleaved calls, CPU time of one thread."""
     x = torch.randn(1024, 64, generator=torch.Generator().manual_seed(0))
-    rows = []
-    for cls in (RealNVP, MAF):
-        name = cls.__name__
-        contenders: dict[str, GenerativeModel] = {"rlgen": cls(64, transforms=5, hidden=(64, 64))}
-        if options.peers and have("zuko"):
-            contenders["zuko"] = foreign_flow(name, 64, 5, (64, 64))
+    rows: list[tuple[str, ...]] = []
+    libraries = ["rlgen", "zuko"] if options.peers and have("zuko") else ["rlgen"]
+    for name in ("RealNVP", "MAF"):
+        contenders = {library: make_flow(library, name, 64, 5, 64) for library in libraries}
         jobs = {library: flow_jobs(model, x) for library, model in contenders.items()}
         for job in ("training step", "log_prob", "sample"):
             slow = job == "sample" and name == "MAF"

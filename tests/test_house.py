@@ -93,7 +93,7 @@ def test_the_generative_floor_needs_torch_and_numpy_alone() -> None:
     run_python("""
 import sys
 for name in ("rich", "safetensors", "sklearn", "scipy", "matplotlib", "tyro", "tensorboard",
-             "stable_baselines3", "minigrid"):
+             "stable_baselines3", "minigrid", "gymnasium"):
     sys.modules[name] = None  # importing it raises ImportError
 import torch
 from rlgen.generative import catalogue, fit
@@ -103,10 +103,31 @@ for family in catalogue():
 """)
 
 
+def test_worlds_need_torch_numpy_and_gymnasium_alone() -> None:
+    run_python("""
+import sys
+import gymnasium  # which may bring plugins
+for name in ("rich", "safetensors", "sklearn", "scipy", "matplotlib", "tyro", "tensorboard",
+             "stable_baselines3", "minigrid", "pygame", "PIL"):
+    sys.modules[name] = None  # importing it raises ImportError
+import rlgen.envs
+env = gymnasium.make("rlgen/FourRooms-v0", render_mode="rgb_array")
+env.reset(seed=0)
+env.step(0)
+env.render()
+venv = gymnasium.make_vec("rlgen/OpenWorld-v0", 3, vectorization_mode="vector_entry_point")
+venv.reset(seed=0)
+rlgen.envs.adapters.from_gymnasium(
+    rlgen.envs.adapters.NativeVectorEnv(rlgen.envs.FourRooms(2), "SameStep")
+).reset()
+""")
+
+
 def test_importing_does_nothing_but_import() -> None:
     run_python("""
 import sys
 import warnings
+import gymnasium, gymnasium.vector  # read their plugins, and say so in the environment
 import numpy, torch
 import torch.utils.data, torch.distributions, torch.func
 
@@ -126,7 +147,7 @@ def state():
 
 before = state()
 sys.addaudithook(watch)
-import rlgen.checkpoint, rlgen.generative, rlgen.seeding
+import rlgen.checkpoint, rlgen.envs, rlgen.generative, rlgen.seeding
 rlgen.generative.catalogue()
 assert not seen, seen
 assert state() == before

@@ -161,7 +161,7 @@ class Trainer(Configurable):
             # gradients of this objective's parameters alone: players of a game do not leak
             gradients = torch.autograd.grad(loss, objective.parameters, allow_unused=True)
             for parameter, gradient in zip(objective.parameters, gradients, strict=True):
-                parameter.grad = gradient
+                parameter.grad = _laid_out_like(parameter, gradient)
             limit = float("inf") if self.clip_norm is None else self.clip_norm
             norm = nn.utils.clip_grad_norm_(objective.parameters, limit)
             loss = loss.detach()
@@ -175,6 +175,13 @@ class Trainer(Configurable):
                 objective.after_step()
         self._updates += 1
         return loss
+
+
+def _laid_out_like(parameter: Tensor, gradient: Tensor | None) -> Tensor | None:
+    """Convolutions may give channels-last gradients, and fused Adam on a CPU ignores strides."""
+    if gradient is None or gradient.stride() == parameter.stride():
+        return gradient
+    return torch.empty_like(parameter).copy_(gradient)
 
 
 class ExactTrainer(Configurable):

@@ -8,6 +8,8 @@ Notation, with `masked_conv`: C channels, and E inputs and F features in each ch
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -150,10 +152,11 @@ class GatedStack(Stack):
         super().__init__()
         groups, *size = image
         self.features, self.image, self.pad = features, image, kernel // 2
-        self.layers = nn.ModuleList(
+        made = nn.ModuleList(
             GatedLayer(features if k else inputs, features, groups, kernel, first=k == 0)
             for k in range(layers)
         )
+        self.layers = cast(Sequence[GatedLayer], made)
         self.biases = Biases(layers, 4 * groups * features, (size[0], size[1]), context)
 
     def forward(self, inputs: Tensor, context: Tensor | None, dropout: float) -> Tensor:
@@ -235,7 +238,7 @@ class PlainStack(Stack):
         groups, *size = image
         self.features, self.image, self.pad = features, image, kernel // 2
         window = (kernel // 2 + 1, kernel)
-        self.layers = nn.ModuleList(
+        made = nn.ModuleList(
             MaskedConv2d(
                 raster_mask(
                     features if k else inputs, features, window, groups=groups, first=k == 0
@@ -244,6 +247,7 @@ class PlainStack(Stack):
             )
             for k in range(layers)
         )
+        self.layers = cast(Sequence[MaskedConv2d], made)
         self.biases = Biases(layers, groups * features, (size[0], size[1]), context)
 
     def forward(self, inputs: Tensor, context: Tensor | None, dropout: float) -> Tensor:

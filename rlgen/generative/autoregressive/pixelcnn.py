@@ -114,8 +114,9 @@ class PixelCNN(Autoregressive):
         return out
 
     def _inputs_per_channel(self) -> int:
-        one_hot = isinstance(self.head, heads.Categorical) and self.head.width <= _MOST_ONE_HOT
-        return self.head.width if one_hot else 1
+        if isinstance(self.head, heads.Categorical) and self.head.categories <= _MOST_ONE_HOT:
+            return self.head.categories
+        return 1
 
     def _encode(self, x: Tensor) -> Tensor:
         """What enters the network for each number: (*,) -> (*, E)."""

@@ -1,0 +1,1 @@
+"""MiniGrid on tensors: read `cells.py` and `rules.py` first."""
