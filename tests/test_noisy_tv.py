@@ -105,13 +105,13 @@ def test_switching_changes_the_screen_and_nothing_else() -> None:
 
 
 def test_switching_beside_the_goal_earns_nothing_and_takes_time() -> None:
-    inner = OpenWorld(2, size=4, start=(0, 1), goal=(0, 0), max_steps=3, seed=0)
+    inner = OpenWorld(2, size=4, start=(1, 0), goal=(0, 0), max_steps=3, seed=0)
     world = NoisyTV(inner, kind="action")
     world.reset()
-    step = world.step(torch.tensor([SWITCH, LEFT]))
-    assert step.reward.tolist() == [0.0, 1.0] and step.terminated.tolist() == [False, True]
-    world.step(torch.tensor([SWITCH, UP]))
     step = world.step(torch.tensor([SWITCH, UP]))
+    assert step.reward.tolist() == [0.0, 1.0] and step.terminated.tolist() == [False, True]
+    world.step(torch.tensor([SWITCH, DOWN]))
+    step = world.step(torch.tensor([SWITCH, DOWN]))
     assert step.truncated.tolist() == [True, False]
     assert not step.obs[0, -16:].any() and step.final_obs[0, -16:].any()  # dark again
 
