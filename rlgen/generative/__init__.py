@@ -18,11 +18,8 @@ from rlgen.generative.flows.dequantise import Dequantised
 from rlgen.generative.flows.flow import Flow
 from rlgen.generative.latent.vae import VAE
 from rlgen.generative.latent.vqvae import VQVAE
-from rlgen.generative.mixtures import (
-    CategoricalMixture,
-    GaussianMixture,
-    MixtureDensityNetwork,
-)
+from rlgen.generative.mixture_density import MixtureDensityNetwork
+from rlgen.generative.mixtures import CategoricalMixture, GaussianMixture
 from rlgen.generative.model import (
     Bound,
     Decoder,

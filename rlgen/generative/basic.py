@@ -45,13 +45,12 @@ class Gaussian(DensityModel):
         self.full = full
         self.mean = nn.Parameter(torch.zeros(self.event_shape))
         self.log_scale = nn.Parameter(torch.zeros(dims))
-        if full:
-            self.below = nn.Parameter(torch.zeros(dims, dims))
+        self.below = nn.Parameter(torch.zeros(dims, dims)) if full and dims > 1 else None
 
     @property
     def covariance(self) -> Tensor:
         """The covariance of the flattened x, with shape (D, D), full or not."""
-        factor = self._factor() if self.full else torch.diag(self.log_scale.exp())
+        factor = self._factor()
         return factor @ factor.mT
 
     def distribution(self) -> Distribution:
@@ -89,12 +88,13 @@ class Gaussian(DensityModel):
             raise ValueError("'x' is degenerate: its numbers are constant or linearly dependent")
         self.mean.copy_(mean.reshape(self.event_shape))
         self.log_scale.copy_(factor.diagonal().log())
-        if self.full:
+        if self.below is not None:
             self.below.copy_(factor.tril(-1))
 
     def _factor(self) -> Tensor:
         """The Cholesky factor L of the covariance."""
-        return self.below.tril(-1) + torch.diag(self.log_scale.exp())
+        diagonal = torch.diag(self.log_scale.exp())
+        return diagonal if self.below is None else diagonal + self.below.tril(-1)
 
     def _sample(self, n: int, context: Tensor | None) -> Tensor:
         del context
@@ -220,10 +220,9 @@ class BayesNet(DensityModel):
         """p(x_i | parents) with shape (C, ..., C): one dimension for each parent, x_i last."""
         if not 0 <= i < len(self.parents):
             raise ValueError(f"'i' must be from 0 to {len(self.parents) - 1}, got {i}")
-        count = len(self.parents[i])
-        start = int(self.offset[i])
-        rows = self.logits[start : start + self.categories**count]
-        return rows.softmax(-1).reshape([self.categories] * (count + 1))
+        heights = [self.categories ** len(given) for given in self.parents]
+        rows = torch.split(self.logits, heights)[i]
+        return rows.softmax(-1).reshape([self.categories] * (len(self.parents[i]) + 1))
 
     def parameter_count(self) -> int:
         """The free parameters: C - 1 for each configuration of each variable's parents."""
@@ -274,6 +273,12 @@ def check_smoothing(smoothing: float) -> float:
     if not 0.0 <= smoothing < math.inf:
         raise ValueError(f"'smoothing' must be at least 0, got {smoothing}")
     return smoothing
+
+
+def check_probabilities(name: str, probs: Tensor) -> None:
+    total = probs.double().sum(-1)
+    if not ((probs >= 0).all() and torch.allclose(total, torch.ones_like(total), atol=1e-4)):
+        raise ValueError(f"{name!r} must be probabilities that sum to 1 over the last dimension")
 
 
 def _topological_order(parents: tuple[tuple[int, ...], ...], dims: int) -> tuple[int, ...]:

@@ -2,37 +2,30 @@
 
     p(x) = sum over c of weight_c p(x | c)
 
-Mixtures of Gaussians and of tables learn by expectation maximisation (EM), and can also be trained
-by gradients. In a mixture density network, the mixture depends on a context through a network.
+They learn by expectation maximisation (EM), and can also be trained by gradients; call `initialise`
+first, as EM does by itself.
 
 Notation: K components, D numbers in one x, C categories of a symbol.
 
 References:
     | Maximum likelihood from incomplete data via the EM algorithm (Dempster et al., 1977)
-    | k-means++: the advantages of careful seeding (Arthur and Vassilvitskii, 2007)
 """
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution
 from torch.nn import functional as F
 
-from rlgen.generative import heads
-from rlgen.generative.basic import check_smoothing, log_frequencies
-from rlgen.generative.heads import Head
+from rlgen.generative.basic import check_probabilities, check_smoothing, log_frequencies
+from rlgen.generative.clustering import ROUNDS, k_means, nearest_seed
 from rlgen.generative.model import DensityModel, Objective, Shape
-from rlgen.generative.nets import MLP
 from rlgen.generative.support import Symbols
 
 # EM takes the rows of its data in parts that need about this many numbers, which fit in a cache
 _PART = 1 << 18
-# how often k-means, where EM starts, moves its centres
-_ROUNDS = 10
 
 
 class Mixture(DensityModel):
@@ -73,8 +66,12 @@ class Mixture(DensityModel):
     def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         x, context = self.check(x, context)
         joint = self._log_joint(x)
+        largest = joint.detach().amax(-1, keepdim=True)
+        finite = largest.clamp_min(torch.finfo(joint.dtype).min)
         # exp is slow where it underflows, and so small a share of the sum is lost in rounding
-        return joint.clamp_min(joint.detach().amax(-1, keepdim=True) - 80.0).logsumexp(-1)
+        log_prob = joint.clamp_min(finite - 80.0).logsumexp(-1)
+        # -inf where p(x) is 0, which would have had a gradient of NaN
+        return log_prob + (largest - finite).squeeze(-1)
 
     def log_joint(self, x: Tensor) -> Tensor:
         """log p(x, c) for each component c, with shape (B, K)."""
@@ -106,8 +103,8 @@ class Mixture(DensityModel):
         self._maximise(x, torch.cat([self._posterior(part) for part in torch.split(x, rows)]))
 
     def _maximise(self, x: Tensor, posterior: Tensor) -> None:
-        self.logits.copy_((posterior.sum(0, dtype=torch.float64) / len(x)).log())
         self._maximise_given(x, posterior)
+        self.logits.copy_((expected_counts(posterior) / len(x)).log())
         self._set_initialised()
 
     def _log_joint(self, x: Tensor) -> Tensor:
@@ -121,13 +118,12 @@ class Mixture(DensityModel):
     def _set_initialised(self) -> None:
         self.initialised.fill_(True)
 
-    def _set_weights(self, weights: Tensor) -> None:
+    def _check_weights(self, weights: Tensor) -> None:
         if weights.shape != (self.components,):
             raise ValueError(
                 f"'weights' must have shape ({self.components},), got {tuple(weights.shape)}"
             )
         check_probabilities("weights", weights)
-        self.logits.copy_(weights.double().log())
 
     def _sample_component(self, n: int) -> Tensor:
         return torch.multinomial(self.weights, n, replacement=True)
@@ -176,8 +172,10 @@ class GaussianMixture(Mixture):
         self.ridge = ridge
         self.means = nn.Parameter(torch.randn(components, *self.event_shape))
         self.log_scale = nn.Parameter(torch.zeros(components, dims))
-        if covariance == "full":
-            self.below = nn.Parameter(torch.zeros(components, dims, dims))
+        full = covariance == "full"
+        self.below = (
+            nn.Parameter(torch.zeros(components, dims, dims)) if full and dims > 1 else None
+        )
 
     @property
     def covariances(self) -> Tensor:
@@ -200,13 +198,14 @@ class GaussianMixture(Mixture):
         if means.shape != self.means.shape:
             wanted = tuple(self.means.shape)
             raise ValueError(f"'means' must have shape {wanted}, got {tuple(means.shape)}")
-        shape = self.below.shape if self.covariance == "full" else self.log_scale.shape
-        if covariances.shape != shape:
+        if covariances.shape != self.covariances.shape:
+            wanted = tuple(self.covariances.shape)
             raise ValueError(
-                f"'covariances' must have shape {tuple(shape)}, got {tuple(covariances.shape)}"
+                f"'covariances' must have shape {wanted}, got {tuple(covariances.shape)}"
             )
-        self._set_weights(weights)
+        self._check_weights(weights)
         self._set_covariances(covariances.double())
+        self.logits.copy_(weights.double().log())
         self.means.copy_(means)
         self._set_initialised()
 
@@ -227,13 +226,13 @@ class GaussianMixture(Mixture):
 
     def _cluster(self, x: Tensor) -> Tensor:
         flat = x.reshape(x.shape[0], -1)
-        spread = flat.std(0, correction=0)
-        return k_means(flat / torch.where(spread > 0, spread, 1.0), self.components)
+        spread, mean = torch.std_mean(flat, 0, correction=0)
+        return k_means((flat - mean) / torch.where(spread > 0, spread, 1.0), self.components)
 
     def _maximise_given(self, x: Tensor, posterior: Tensor) -> None:
         flat = x.reshape(x.shape[0], -1).double()
         posterior = posterior.double()
-        counts = posterior.sum(0) + 10 * torch.finfo(torch.float64).eps
+        counts = expected_counts(posterior)
         means = posterior.mT @ flat / counts.unsqueeze(-1)
         rows = max(1, _PART // means.numel())
         parts = zip(torch.split(flat, rows), torch.split(posterior, rows), strict=True)
@@ -270,7 +269,7 @@ class GaussianMixture(Mixture):
             )
         above = (scale - floor).clamp_min(torch.finfo(self.dtype).tiny)
         self.log_scale.copy_(above.log())
-        if self.covariance == "full":
+        if self.below is not None:
             self.below.copy_(factor.tril(-1))
 
     def _scale(self) -> Tensor:
@@ -279,7 +278,8 @@ class GaussianMixture(Mixture):
 
     def _factor(self) -> Tensor:
         """The Cholesky factors of the covariances, with shape (K, D, D)."""
-        return self.below.tril(-1) + torch.diag_embed(self._scale())
+        diagonal = torch.diag_embed(self._scale())
+        return diagonal if self.below is None else diagonal + self.below.tril(-1)
 
     def _sample(self, n: int, context: Tensor | None) -> Tensor:
         del context
@@ -346,7 +346,8 @@ class CategoricalMixture(Mixture):
             wanted = tuple(self.tables.shape)
             raise ValueError(f"'probs' must have shape {wanted}, got {tuple(probs.shape)}")
         check_probabilities("probs", probs)
-        self._set_weights(weights)
+        self._check_weights(weights)
+        self.logits.copy_(weights.double().log())
         self.tables.copy_(probs.double().log())
         self._set_initialised()
 
@@ -363,7 +364,7 @@ class CategoricalMixture(Mixture):
         flat = x.reshape(x.shape[0], -1).to(self.dtype)
         # p = 0 counts the symbols that differ
         cluster = nearest_seed(flat, self.components, lambda x, seeds: torch.cdist(x, seeds, p=0))
-        for _ in range(_ROUNDS):
+        for _ in range(ROUNDS):
             # one more of each symbol: a symbol that a small cluster lacks must not rule it out
             members = F.one_hot(cluster, self.components).to(self.dtype)
             self.tables.copy_(self._tables_given(x, members, self.smoothing + 1.0))
@@ -389,105 +390,6 @@ class CategoricalMixture(Mixture):
         return torch.multinomial(chosen, 1).reshape(n, *self.event_shape)
 
 
-class MixtureDensityNetwork(DensityModel):
-    """A mixture whose weights, means and scales a network reads off a context.
-
-    p(x | context) = sum over c of weight_c(context) N(x; mean_c(context), scale_c(context)^2)
-
-    References:
-        | Mixture density networks (Bishop, 1994), https://publications.aston.ac.uk/id/eprint/373
-
-    Args:
-        event_shape: of one x.
-        context_shape: of the context.
-        components: of the default head.
-        hidden: widths of the network's hidden layers.
-        head: what the network's outputs mean; a mixture of diagonal Gaussians unless given.
-
-    Example:
-        >>> import torch
-        >>> from rlgen.generative import MixtureDensityNetwork
-        >>> model = MixtureDensityNetwork(2, context_shape=3)
-        >>> model.log_prob(torch.zeros(5, 2), torch.zeros(5, 3)).shape
-        torch.Size([5])
-    """
-
-    def __init__(
-        self,
-        event_shape: Shape,
-        *,
-        context_shape: Shape,
-        components: int = 5,
-        hidden: Sequence[int] = (64, 64),
-        head: Head | None = None,
-    ) -> None:
-        super().__init__(event_shape, context_shape)
-        assert self.context_shape is not None
-        self.head = heads.MixtureOfNormals(components) if head is None else head
-        self.support = self.head.support
-        inputs = math.prod(self.context_shape)
-        self.net = MLP(inputs, self.head.size(self.event_shape), hidden)
-
-    def distribution(self, context: Tensor) -> Distribution:
-        """p(x | context): batch shape (B,), event shape `event_shape`."""
-        checked = self.check_context(len(context), context)
-        assert checked is not None
-        return self._distribution(checked)
-
-    def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        x, context = self.check(x, context)
-        assert context is not None
-        return self._distribution(context).log_prob(x)
-
-    def _distribution(self, context: Tensor) -> Distribution:
-        return self.head(self.net(context.reshape(context.shape[0], -1)), self.event_shape)
-
-    def _sample(self, n: int, context: Tensor | None) -> Tensor:
-        del n
-        assert context is not None
-        return self._distribution(context).sample()
-
-
-def k_means(x: Tensor, clusters: int) -> Tensor:
-    """The cluster of each row of `x` (B, D): k-means++ and a few of Lloyd's iterations."""
-    cluster = nearest_seed(x, clusters, lambda x, seeds: torch.cdist(x, seeds).square())
-    for _ in range(_ROUNDS):
-        members = F.one_hot(cluster, clusters).to(x.dtype)
-        centres = members.mT @ x / members.sum(0).clamp_min(1.0).unsqueeze(-1)
-        cluster = torch.cdist(x, centres).argmin(-1)
-    return cluster
-
-
-def nearest_seed(x: Tensor, seeds: int, distance: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """For each row of `x` the nearest of the seeds that k-means++ picks among the rows.
-
-    A row is picked with a probability proportional to its distance from the seeds so far. Of a few
-    such candidates, the one becomes a seed that leaves the least distance in all.
-
-    Args:
-        x: with shape (B, D).
-        seeds: how many.
-        distance: of all rows (B, D) from some (m, D), with shape (B, m).
-
-    Returns:
-        Numbers from 0 to `seeds` - 1 with shape (B,).
-    """
-    candidates = 2 + int(math.log(seeds))
-    nearest = distance(x, x[torch.randint(len(x), (1,), device=x.device)]).squeeze(1)
-    cluster = torch.zeros(len(x), dtype=torch.long, device=x.device)
-    for number in range(1, seeds):
-        # where all rows coincide with seeds, any row will do
-        chances = torch.where(nearest.sum() > 0, nearest, torch.ones_like(nearest))
-        drawn = torch.multinomial(chances, candidates, replacement=True)
-        away = distance(x, x[drawn])
-        left = torch.minimum(nearest.unsqueeze(1), away).sum(0)
-        chosen = away.index_select(1, left.argmin().reshape(1)).squeeze(1)
-        cluster = torch.where(chosen < nearest, number, cluster)
-        nearest = torch.minimum(nearest, chosen)
-    return cluster
-
-
-def check_probabilities(name: str, probs: Tensor) -> None:
-    total = probs.double().sum(-1)
-    if not ((probs >= 0).all() and torch.allclose(total, torch.ones_like(total), atol=1e-4)):
-        raise ValueError(f"{name!r} must be probabilities that sum to 1 over the last dimension")
+def expected_counts(posterior: Tensor) -> Tensor:
+    """How many examples each component explains, never quite 0, with shape (K,)."""
+    return posterior.sum(0, dtype=torch.float64) + 10 * torch.finfo(torch.float64).eps
