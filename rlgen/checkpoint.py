@@ -104,6 +104,7 @@ def save(made: Configurable, path: str | os.PathLike[str]) -> None:
     written = _write_beside(folder, lambda file: save_file(tensors, file))
     config["sha256"] = _digest(written)
     config["tensors"] = f"tensors-{config['sha256'][:16]}.safetensors"
+    config["seal"] = _seal(config)
     os.replace(written, folder / config["tensors"])
     _sync(folder)
     text = json.dumps(config, indent=1).encode()
@@ -142,6 +143,8 @@ def load(path: str | os.PathLike[str], *, device: str | torch.device = "cpu") ->
     except Exception as error:  # whatever a constructor does with edited arguments
         reason = f"{type(error).__name__}: {error}"
         raise ValueError(f"{str(folder)!r} does not fit its class ({reason})") from error
+    if config.get("seal") != _seal(config):  # last: what is wrong with an edit says more
+        raise _Unreadable(f"{str(folder / 'config.json')!r} was changed after it was written")
     return made
 
 
@@ -223,7 +226,11 @@ def _encode(value: Any, tensors: dict[str, Tensor], name: str) -> Any:
         if not cls.__module__.startswith("rlgen.") or "." in cls.__qualname__:
             raise ValueError(f"only a class in a module of rlgen can be loaded again: {full_name}")
         arguments = {k: inner(part, k) for k, part in arguments_of(value).items()}
-        return {"class": full_name, "arguments": arguments}
+        encoded = {"class": full_name, "arguments": arguments}
+        if isinstance(value, nn.Module):
+            frozen = [name for name, p in value.named_parameters() if not p.requires_grad]
+            return {**encoded, "frozen": frozen} if frozen else encoded
+        return encoded
     raise ValueError(f"{name} is a {type(value).__name__}, which a checkpoint cannot hold")
 
 
@@ -248,7 +255,11 @@ def _decode(value: Any, tensors: dict[str, Tensor], device: str | torch.device) 
     if "class" in value:
         arguments = {name: inner(part) for name, part in value["arguments"].items()}
         made = _find_class(value["class"])(**arguments)
-        return made.to(device) if isinstance(made, nn.Module) else made
+        if not isinstance(made, nn.Module):
+            return made
+        for name in value.get("frozen", []):
+            made.get_parameter(name).requires_grad_(False)
+        return made.to(device)
     raise _Unreadable(f"the checkpoint holds something unknown: {sorted(value)}")
 
 
@@ -289,6 +300,12 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _seal(config: dict[str, Any]) -> str:
+    """A digest of what decides the object, so that an edit is not taken for what was saved."""
+    decisive = [config.get(key) for key in ("made", "state", "tensors", "sha256")]
+    return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()
 
 
 def _digest(file: Path) -> str:

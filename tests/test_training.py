@@ -465,7 +465,9 @@ def test_exact_steps_end_when_they_converge() -> None:
     mixture = GaussianMixture(2, components=3)
     losses = fit(mixture, x, steps=500).losses["loss"]
     assert all(after <= before + 1e-6 for before, after in itertools.pairwise(losses))
-    assert losses[-2] - losses[-1] < 1e-7
+    assert losses[-2] - losses[-1] < 1e-5 + 1e-6  # the default tolerance, and float32
+    steps = [before - after for before, after in itertools.pairwise(losses)]
+    assert all(step > 1e-5 - 1e-6 for step in steps[:-1])
     short = fit(GaussianMixture(2, components=3), x, steps=3)
     assert short.stopped == "steps" and len(short.losses["loss"]) == 3
 

@@ -32,7 +32,8 @@ def minibatches(
     x: Batch, context: Batch | None, batch_size: int, seed: int, start: int = 0
 ) -> Iterator[tuple[Batch, Batch | None]]:
     """Endless shuffled minibatches, beginning with number `start`; tensors stay on their device."""
-    for index in _orders(length(x), batch_size, seed, start):
+    device = (x[0] if isinstance(x, tuple) else x).device
+    for index in _orders(length(x), batch_size, seed, start, device):
         yield take(x, index), None if context is None else take(context, index)
 
 
@@ -59,13 +60,16 @@ def as_pair(batch: Any, conditional: bool) -> tuple[Any, Any]:
     return parts[0], parts[1]
 
 
-def _orders(count: int, batch_size: int, seed: int, start: int) -> Iterator[Tensor]:
+def _orders(
+    count: int, batch_size: int, seed: int, start: int, device: torch.device | str = "cpu"
+) -> Iterator[Tensor]:
     """The order of epoch e depends on seed and e alone, so any minibatch can be found again."""
     batch_size = min(batch_size, count)
     per_epoch = count // batch_size
     epoch, skip = divmod(start, per_epoch)
     while True:
-        order = torch.randperm(count, generator=torch.Generator().manual_seed(mix(seed, 1, epoch)))
+        generator = torch.Generator().manual_seed(mix(seed, 1, epoch))
+        order = torch.randperm(count, generator=generator).to(device)
         for i in range(skip, per_epoch):
             yield order[i * batch_size : (i + 1) * batch_size]
         epoch, skip = epoch + 1, 0

@@ -172,8 +172,10 @@ class _Run:
     def finish(self) -> History:
         if isinstance(self.trainer, Trainer):
             self.trainer.verify()
-        if self.best is not None:
+        if self.best is not None and self.history.best_step != self.trainer.steps:
             self.trainer.model.load_state_dict(self.best)
+            if isinstance(self.trainer, Trainer):  # their moments are those of later weights
+                self.trainer.forget_moments()
         self.history.losses = {n: torch.stack(v).tolist() for n, v in self.record.items()}
         return self.history
 
@@ -190,7 +192,8 @@ class _Run:
     def _validate(self, step: int) -> None:
         assert self.held_out is not None
         loss = evaluate(self.trainer.model, *self.held_out)
-        if self.history.best_validation is None or loss < self.history.best_validation:
+        best = self.history.best_validation
+        if math.isfinite(loss) and (best is None or loss < best):
             state = self.trainer.model.state_dict()
             self.best = {name: tensor.clone() for name, tensor in state.items()}
             self.history.best_step = step

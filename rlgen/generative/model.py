@@ -94,7 +94,7 @@ class GenerativeModel(Configurable, nn.Module, ABC):
         Returns:
             Samples with shape (n, *event_shape).
         """
-        context = self.check_sampling(n, context)
+        context = self.check_sampling(n, context, generator)
         with evaluating(self), drawing_from(generator):
             return self._sample(n, context)
 
@@ -133,11 +133,21 @@ class GenerativeModel(Configurable, nn.Module, ABC):
             raise ValueError(f"'context' must hold {batch} examples, got {context.shape[0]}")
         return context
 
-    def check_sampling(self, n: int, context: Tensor | None) -> Tensor | None:
+    def check_sampling(
+        self,
+        n: int,
+        context: Tensor | None,
+        generator: int | torch.Generator | None = None,
+    ) -> Tensor | None:
         """The context of `n` samples: given for each, or once for all."""
         if n < 1:
             raise ValueError(f"'n' must be positive, got {n}")
-        if context is not None and context.shape == self.context_shape:
+        device = next((t.device for t in _state_of(self)), torch.device("cpu"))
+        if isinstance(generator, torch.Generator) and generator.device.type != device.type:
+            raise ValueError(
+                f"'generator' is on {generator.device}, and this {type(self).__name__} on {device}"
+            )
+        if isinstance(context, Tensor) and context.shape == self.context_shape:
             context = context.expand(n, *context.shape)
         return self.check_context(n, context)
 
@@ -161,7 +171,7 @@ class DensityModel(GenerativeModel):
         generator: int | torch.Generator | None = None,
     ) -> tuple[Tensor, Tensor]:
         """As `sample`, with the log density of each sample, which sampling often gives for free."""
-        context = self.check_sampling(n, context)
+        context = self.check_sampling(n, context, generator)
         with evaluating(self), drawing_from(generator):
             return self._sample_and_log_prob(n, context)
 

@@ -3,6 +3,8 @@
 A trainer owns all that must survive a restart: weights, optimisers, how many updates were made and
 how many minibatches were drawn. The noise of update k depends only on the seed and k, and so does
 the order of the data, so N + M steps give the same weights as N steps, save, load, M steps.
+(Validation and schedules belong to one call of `fit`: with validation it ends on its best weights,
+not on its last ones.)
 """
 
 import itertools
@@ -114,13 +116,17 @@ class Trainer(Configurable):
             self._unverified.clear()
             if self._good is not None:
                 _put_back(self.model, self._good)
-            for optimizer in self.optimizers:  # an accelerator's have taken steps since
-                optimizer.state.clear()
+            self.forget_moments()  # an accelerator has taken steps since
             raise NonFiniteLoss(
                 f"step {step}: the objective {name!r} or its gradient is not finite; "
                 "the model has the last good weights back. A lower lr or clip_norm may help."
             )
         self._unverified.clear()
+
+    def forget_moments(self) -> None:
+        """Start the optimisers afresh, where the weights are no longer those they followed."""
+        for optimizer in self.optimizers:
+            optimizer.state.clear()
 
     def state_dict(self) -> dict[str, Any]:
         self.verify()
@@ -167,6 +173,8 @@ class Trainer(Configurable):
             loss = loss.detach()
             self._unverified.append((self.steps, objective.name, loss + 0.0 * norm))
             every = 1 if loss.device.type == "cpu" else _ACCELERATOR_CHECK
+            if self._good is None:  # nothing is known of these weights, but there are no others
+                self._good = _copy_of(self.model)
             if len(self._unverified) >= every:
                 self.verify()
                 self._good = _copy_of(self.model, self._good)
@@ -193,7 +201,7 @@ class ExactTrainer(Configurable):
         seed: of whatever the model draws at random, such as its starting point.
     """
 
-    def __init__(self, model: GenerativeModel, *, tolerance: float = 1e-7, seed: int = 0) -> None:
+    def __init__(self, model: GenerativeModel, *, tolerance: float = 1e-5, seed: int = 0) -> None:
         if not isinstance(model, SelfFitting):
             raise TypeError(f"{type(model).__name__} has no exact steps; train it with Trainer")
         self.model = model
@@ -253,17 +261,17 @@ def evaluate(
     return float(total) / length(x)
 
 
-def _state_of(model: nn.Module) -> list[Tensor]:
+def _weights_of(model: nn.Module) -> list[Tensor]:
     return [tensor.detach() for tensor in (*model.parameters(), *model.buffers())]
 
 
 def _copy_of(model: nn.Module, into: list[Tensor] | None = None) -> list[Tensor]:
     """A copy of all weights and buffers, in the memory of an earlier one if there is one."""
     if into is None:
-        return [tensor.clone() for tensor in _state_of(model)]
-    torch._foreach_copy_(into, _state_of(model))
+        return [tensor.clone() for tensor in _weights_of(model)]
+    torch._foreach_copy_(into, _weights_of(model))
     return into
 
 
 def _put_back(model: nn.Module, copy: list[Tensor]) -> None:
-    torch._foreach_copy_(_state_of(model), copy)
+    torch._foreach_copy_(_weights_of(model), copy)

@@ -124,8 +124,8 @@ class Standardise(Transform):
         super().__init__()
         if not (scale > 0).all():
             raise ValueError("'scale' must be positive everywhere")
-        self.register_buffer("mean", mean)
-        self.register_buffer("scale", scale)
+        self.register_buffer("mean", mean.detach().clone())
+        self.register_buffer("scale", scale.detach().clone())
 
     @classmethod
     def of(cls, x: Tensor) -> "Standardise":
@@ -209,10 +209,10 @@ class Logit(Transform):
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         del context
-        log_det = F.logsigmoid(z) + F.logsigmoid(-z) - math.log(self.width)
         # far out the logistic function rounds to 0 or 1, which `forward` cannot take back
         inside = 4.0 * torch.finfo(z.dtype).eps
         u = torch.sigmoid(z).clamp(inside, 1.0 - inside)
+        log_det = u.log() + torch.log1p(-u) - math.log(self.width)
         return (u - self.alpha) / self.width, flat(log_det).sum(1)
 
 
