@@ -61,18 +61,28 @@ class Biases(nn.Module):
 
     def __init__(self, layers: int, outputs: int, image: tuple[int, int], context: int) -> None:
         super().__init__()
-        self.image = image
         self.by_row = nn.Parameter(torch.zeros(layers, outputs, image[0], 1))
         self.by_column = nn.Parameter(torch.zeros(layers, outputs, 1, image[1]))
         self.by_context = nn.Linear(context, layers * outputs, bias=False) if context else None
 
-    def forward(self, context: Tensor | None) -> list[Tensor]:
-        """For each layer a bias with shape (B or 1, outputs, H, W)."""
-        position = self.by_row + self.by_column
+    def of_context(self, context: Tensor | None) -> Tensor | None:
+        """What the context adds at every pixel, with shape (B, layers, outputs)."""
         if self.by_context is None or context is None:
-            return [part[None] for part in position]
-        added = self.by_context(context.flatten(1)).unflatten(1, position.shape[:2])
-        return [p + c[..., None, None] for p, c in zip(position, added.unbind(1), strict=True)]
+            return None
+        flat = self.by_context(context.flatten(1))
+        added: Tensor = flat.unflatten(1, self.by_row.shape[:2])
+        return added
+
+    def forward(self, k: int, added: Tensor | None, rows: slice = slice(None)) -> Tensor:
+        """The bias of layer k in some rows, with shape (B or 1, outputs, rows, W).
+
+        Args:
+            k: the layer.
+            added: from `of_context`.
+            rows: all, unless given.
+        """
+        position = self.by_row[k][:, rows] + self.by_column[k]
+        return position[None] if added is None else position + added[:, k, :, None, None]
 
 
 class GatedLayer(nn.Module):
@@ -95,34 +105,33 @@ class GatedLayer(nn.Module):
         left = raster_mask(inputs, 2 * features, (1, back), groups=groups, first=first)
         self.vertical = MaskedConv2d(above, groups)
         self.horizontal = MaskedConv2d(left, groups)
-        self.link = Pointwise(2 * wide, 2 * wide, 1)
+        self.link = Pointwise(wide, 2 * wide, 1)
         self.mix = Pointwise(features, 2 * features, groups)
 
-    def from_above(self, v: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        """The next v, and what the horizontal stack learns from this one.
+    def from_above(self, v: Tensor, bias: Tensor, dropout: float = 0.0) -> tuple[Tensor, Tensor]:
+        """What is added to v, and what the horizontal stack learns of it.
 
         Args:
             v: padded rows, with shape (B, C * E, H + kernel // 2, W + kernel - 1).
             bias: with shape (B or 1, 4 * C * F, H, W).
+            dropout: the share of gated features to drop.
         """
         for_v, for_h = bias.chunk(2, dim=1)
-        outputs = self.vertical(v) + for_v
-        return gate(outputs, self.features), self.link(outputs) + for_h
+        gated = _drop(gate(self.vertical(v) + for_v, self.features), dropout)
+        return gated, self.link(gated) + for_h
 
     def from_left(
-        self, h: Tensor, guide: Tensor, group: int | None = None, dropout: float = 0.0
+        self, h: Tensor, guide: Tensor, dropout: float = 0.0, group: int | None = None
     ) -> tuple[Tensor, Tensor]:
         """What is added to h, and to the sum that all layers feed.
 
         Args:
             h: padded columns, with shape (B, C * E, H, W + kernel // 2).
             guide: from the vertical stack, of the wanted groups.
-            group: the only one wanted.
-            dropout: how many of the gated features to drop.
+            dropout: the share of gated features to drop.
+            group: the only one wanted, or all.
         """
-        gated = gate(self.horizontal(h, group) + guide, self.features)
-        if dropout:
-            gated = F.dropout(gated, dropout)
+        gated = _drop(gate(self.horizontal(h, group) + guide, self.features), dropout)
         mixed = self.mix(gated, group).unflatten(1, (-1, 2, self.features))
         return mixed[:, :, 0].flatten(1, 2), mixed[:, :, 1].flatten(1, 2)
 
@@ -151,7 +160,7 @@ class GatedStack(Stack):
     ) -> None:
         super().__init__()
         groups, *size = image
-        self.features, self.image, self.pad = features, image, kernel // 2
+        self.features, self.columns, self.pad = features, size[1], kernel // 2
         made = nn.ModuleList(
             GatedLayer(features if k else inputs, features, groups, kernel, first=k == 0)
             for k in range(layers)
@@ -163,21 +172,23 @@ class GatedStack(Stack):
         pad = self.pad
         v = h = inputs
         total = inputs.new_zeros(())
-        for layer, bias in zip(self.layers, self.biases(context), strict=True):
-            v_more, guide = layer.from_above(F.pad(v, (pad, pad, pad, 0)), bias)
-            h_more, out = layer.from_left(F.pad(h, (pad, 0)), guide, dropout=dropout)
+        added = self.biases.of_context(context)
+        for k, layer in enumerate(self.layers):
+            above = F.pad(v, (pad, pad, pad, 0))
+            v_more, guide = layer.from_above(above, self.biases(k, added), dropout)
+            h_more, out = layer.from_left(F.pad(h, (pad, 0)), guide, dropout)
             v, h = (v_more, h_more) if layer.first else (v + v_more, h + h_more)
             total = total + out
         return total
 
     def walk(self, n: int, context: Tensor | None) -> Walk:
-        return _GatedWalk(self, n, self.biases(context))
+        return _GatedWalk(self, n, self.biases.of_context(context))
 
 
 class _GatedWalk(Walk):
-    def __init__(self, stack: GatedStack, n: int, biases: list[Tensor]) -> None:
-        self.stack, self.biases, self.row = stack, biases, -1
-        pad, columns, like = stack.pad, stack.image[2], biases[0]
+    def __init__(self, stack: GatedStack, n: int, added: Tensor | None) -> None:
+        self.stack, self.added, self.row = stack, added, -1
+        pad, columns, like = stack.pad, stack.columns, stack.biases.by_row
         widths = [layer.vertical.in_channels for layer in stack.layers]
         # what each layer sees: the last rows of v, the current row of h
         self.v = [like.new_zeros(n, w, pad + 1, columns + 2 * pad) for w in widths]
@@ -191,7 +202,7 @@ class _GatedWalk(Walk):
         self.h = [torch.zeros_like(h) for h in self.h]
         self.guides = []
         for k, layer in enumerate(self.stack.layers):
-            bias = self.biases[k][:, :, self.row : self.row + 1]
+            bias = self.stack.biases(k, self.added, slice(self.row, self.row + 1))
             more, guide = layer.from_above(self.v[k], bias)
             self.guides.append(guide)
             if k + 1 < len(self.v):
@@ -205,7 +216,7 @@ class _GatedWalk(Walk):
         for k, layer in enumerate(self.stack.layers):
             window = self.h[k][..., column : column + pad + 1]
             guide = self.guides[k][:, _rows(channel, 2 * size), :, column : column + 1]
-            more, out = layer.from_left(window, guide, channel)
+            more, out = layer.from_left(window, guide, group=channel)
             total = total + out
             if k + 1 < len(self.h):
                 own = 0.0 if layer.first else window[:, mine, :, -1:]
@@ -236,7 +247,7 @@ class PlainStack(Stack):
     ) -> None:
         super().__init__()
         groups, *size = image
-        self.features, self.image, self.pad = features, image, kernel // 2
+        self.features, self.columns, self.pad = features, size[1], kernel // 2
         window = (kernel // 2 + 1, kernel)
         made = nn.ModuleList(
             MaskedConv2d(
@@ -253,29 +264,33 @@ class PlainStack(Stack):
     def forward(self, inputs: Tensor, context: Tensor | None, dropout: float) -> Tensor:
         pad = self.pad
         h = inputs
-        for k, (layer, bias) in enumerate(zip(self.layers, self.biases(context), strict=True)):
-            more = F.silu(layer(F.pad(h, (pad, pad, pad, 0))) + bias)
-            if dropout:
-                more = F.dropout(more, dropout)
+        added = self.biases.of_context(context)
+        for k, layer in enumerate(self.layers):
+            more = F.silu(layer(F.pad(h, (pad, pad, pad, 0))) + self.biases(k, added))
+            more = _drop(more, dropout)
             h = h + more if k else more
         return h
 
     def walk(self, n: int, context: Tensor | None) -> Walk:
-        return _PlainWalk(self, n, self.biases(context))
+        return _PlainWalk(self, n, self.biases.of_context(context))
 
 
 class _PlainWalk(Walk):
-    def __init__(self, stack: PlainStack, n: int, biases: list[Tensor]) -> None:
-        self.stack, self.biases, self.row = stack, biases, -1
-        pad, columns, like = stack.pad, stack.image[2], biases[0]
+    def __init__(self, stack: PlainStack, n: int, added: Tensor | None) -> None:
+        self.stack, self.added, self.row = stack, added, -1
+        pad, columns, like = stack.pad, stack.columns, stack.biases.by_row
         self.h = [
             like.new_zeros(n, layer.in_channels, pad + 1, columns + 2 * pad)
             for layer in stack.layers
         ]
+        self.row_biases: list[Tensor] = []
 
     def next_row(self) -> None:
         self.row += 1
         self.h = [roll_up(h) for h in self.h]
+        rows = slice(self.row, self.row + 1)
+        layers = range(len(self.h))
+        self.row_biases = [self.stack.biases(k, self.added, rows) for k in layers]
 
     def features(self, column: int, channel: int) -> Tensor:
         pad = self.stack.pad
@@ -283,7 +298,7 @@ class _PlainWalk(Walk):
         own: Tensor | None = None
         for k, layer in enumerate(self.stack.layers):
             window = self.h[k][..., column : column + 2 * pad + 1]
-            bias = self.biases[k][:, mine, self.row, column, None, None]
+            bias = self.row_biases[k][:, mine, :, column : column + 1]
             more = F.silu(layer(window, channel) + bias)
             own = more if own is None else own + more
             if k + 1 < len(self.h):
@@ -304,6 +319,10 @@ def gate(outputs: Tensor, features: int) -> Tensor:
 def roll_up(rows: Tensor) -> Tensor:
     """Forget the top row, and begin an empty one at the bottom."""
     return F.pad(rows[:, :, 1:], (0, 0, 0, 1))
+
+
+def _drop(features: Tensor, share: float) -> Tensor:
+    return F.dropout(features, share) if share else features
 
 
 def _rows(group: int, size: int) -> slice:
