@@ -9,10 +9,13 @@ import minigrid  # noqa: F401  (registers its ids)
 import numpy as np
 import pytest
 import torch
+from minigrid.core.world_object import Box
+from minigrid.envs import EmptyEnv
 from scipy import stats
 
-from rlgen.envs import MiniGrid
-from rlgen.envs.minigrid.cells import EMPTY, GOAL
+from rlgen.envs import MiniGrid, NoisyTV
+from rlgen.envs.minigrid import planner
+from rlgen.envs.minigrid.cells import DONE, EMPTY, GOAL
 from rlgen.envs.minigrid.layouts import BORDER
 
 WORLDS = (
@@ -22,9 +25,13 @@ WORLDS = (
     "KeyCorridorS3R3-v0", "Unlock-v0", "UnlockPickup-v0", "BlockedUnlockPickup-v0",
     "ObstructedMaze-1Dlhb-v0", "ObstructedMaze-2Dlhb-v1", "ObstructedMaze-Full-v1", "DistShift1-v0",
 )  # fmt: skip
+PLANNED = (
+    "DoorKey-6x6-v0", "KeyCorridorS3R1-v0", "UnlockPickup-v0", "BlockedUnlockPickup-v0",
+    "Unlock-v0", "MultiRoom-N2-S4-v0", "FourRooms-v0", "LavaGapS7-v0", "ObstructedMaze-1Dlh-v0",
+)  # fmt: skip
 COPIES = 8
-EPISODES = 2
 STEPS = 80
+COMPARED = 1000  # steps at least, in each world
 ACTIONS = [0.15, 0.15, 0.34, 0.13, 0.08, 0.13, 0.02]
 
 
@@ -57,10 +64,14 @@ def compare(env: Any, action: int, *ours: Any) -> bool:
 
 @pytest.mark.parametrize("name", WORLDS)
 def test_lockstep_with_minigrid_under_random_actions(name: str) -> None:
+    assert len(WORLDS) * COMPARED >= 20_000
     rng = np.random.default_rng(0)
-    compared = 0
-    for episode in range(EPISODES):
-        envs = originals(name, COPIES, 100 * episode)
+    envs = originals(name, COPIES, 0)
+    compared = episode = 0
+    while compared < COMPARED:
+        for k, env in enumerate(envs):
+            env.reset(seed=100 * episode + k)
+        episode += 1
         world = MiniGrid.from_envs(envs)
         for env, seen in zip(envs, world.observe().numpy(), strict=True):
             np.testing.assert_array_equal(env.gen_obs()["image"], seen)
@@ -74,7 +85,83 @@ def test_lockstep_with_minigrid_under_random_actions(name: str) -> None:
                 if alive[i]:
                     alive[i] = not compare(envs[i], actions[i], *row)
                     compared += 1
-    assert compared >= 100
+            if not any(alive):
+                break
+
+
+@pytest.mark.parametrize("name", PLANNED)
+def test_lockstep_with_minigrid_on_the_way_to_success(name: str) -> None:
+    """Keys, doors and boxes are used as they should be, which random actions seldom do."""
+    envs = originals(name, 3, 40)
+    world = MiniGrid.from_envs(envs)
+    plans = [planner.solve(world, i) for i in range(len(envs))]
+    for k in range(max(map(len, plans))):
+        actions = [plan[k] if k < len(plan) else DONE for plan in plans]
+        reward, terminated, truncated = world.advance(torch.tensor(actions))
+        columns = (world.observe(), world.direction, reward, terminated, truncated)
+        for i, row in enumerate(zip(*(column.numpy() for column in columns), strict=True)):
+            if k < len(plans[i]):
+                over = compare(envs[i], actions[i], *row)
+                assert over == (k == len(plans[i]) - 1)
+                assert bool(terminated[i]) == over and bool(reward[i] > 0) == over
+
+
+@pytest.mark.parametrize("name", ["FourRooms-v0", "DoorKey-6x6-v0"])
+def test_a_reset_goes_back_to_the_copied_scenes_and_later_episodes_to_any(name: str) -> None:
+    envs = originals(name, 4, 0)
+    for k, env in enumerate(envs):
+        env.step_count = 10 * k
+    world = MiniGrid.from_envs(envs, seed=3)
+    first = world.observe()
+    for seed in (None, 5):
+        world.step(torch.tensor([0, 1, 2, 2]))
+        assert torch.equal(world.reset(seed), first)
+        assert world.time.tolist() == [0, 10, 20, 30]
+    screened = NoisyTV(MiniGrid.from_envs(envs, seed=3), kind="action")
+    assert torch.equal(screened.reset()[..., :3], first)
+    assert screened.time.tolist() == [0, 10, 20, 30]
+    grids = {bytes(grid) for grid in world.scene.grid.numpy()}
+    met = set()
+    for _ in range(10):
+        world.restart(torch.ones(4, dtype=torch.bool))
+        assert not world.time.any()
+        met |= {bytes(grid) for grid in world.scene.grid.numpy()}
+    assert met == grids and len(grids) == 4
+
+
+def test_long_maps_are_no_words() -> None:
+    env = EmptyEnv(size=60)
+    env.reset(seed=0)
+    env.agent_pos = (57, 57)
+    world = MiniGrid.from_envs([env])
+    np.testing.assert_array_equal(world.observe()[0].numpy(), env.gen_obs()["image"])
+    for action in (2, 1, 2):
+        world.advance(torch.tensor([action]))
+        obs, *_ = env.step(action)
+        np.testing.assert_array_equal(world.observe()[0].numpy(), obs["image"])
+
+
+class Generous(EmptyEnv):
+    def _reward(self) -> float:
+        return 2.0
+
+
+def test_what_has_no_rule_here_is_refused() -> None:
+    generous = Generous()
+    generous.reset()
+    with pytest.raises(ValueError, match="Generous has rules of its own"):
+        MiniGrid.from_envs([generous])
+    with pytest.raises(ValueError, match="was not reset"):
+        MiniGrid.from_envs([EmptyEnv()])
+    with pytest.raises(ValueError, match="'layouts' must be seeds from 0"):
+        MiniGrid("MiniGrid-LavaGapS5-v0", 1, layouts=range(-2, 2))
+    (env,) = originals("UnlockPickup-v0", 1, 0)
+    env.grid.set(1, 1, Box("red", contains=Box("blue")))
+    with pytest.raises(ValueError, match="no rule for a red box that holds a blue box"):
+        MiniGrid.from_envs([env])
+    env.grid.set(1, 1, Box("red", contains=env.obj))
+    with pytest.raises(ValueError, match=f"the wanted {env.obj.color} box in a box"):
+        MiniGrid.from_envs([env])
 
 
 @pytest.mark.parametrize("name", ["FourRooms-v0", "DoorKey-6x6-v0", "KeyCorridorS3R2-v0"])
@@ -156,29 +243,41 @@ def chi_square(ours: np.ndarray, theirs: np.ndarray) -> float:
 def test_four_rooms_layouts_are_distributed_as_minigrids() -> None:
     count = 4000
     env = gymnasium.make("MiniGrid-FourRooms-v0", disable_env_checker=True).unwrapped
-    theirs = {"north": [], "east": [], "agent": [], "heading": [], "goal": []}
+    names = ("north", "south", "west", "east", "agent x", "agent y", "heading")
+    theirs = {name: [] for name in (*names, "goal x", "goal y")}
     for seed in range(count):
         env.reset(seed=seed)
         cells = [env.grid.get(x, y) for y in range(19) for x in range(19)]
         is_wall = np.array([c is not None and c.type == "wall" for c in cells]).reshape(19, 19)
         theirs["north"].append(int(np.argmin(is_wall[1:9, 9])))
+        theirs["south"].append(int(np.argmin(is_wall[10:18, 9])))
+        theirs["west"].append(int(np.argmin(is_wall[9, 1:9])))
         theirs["east"].append(int(np.argmin(is_wall[9, 10:18])))
-        theirs["agent"].append(int(env.agent_pos[0]))
+        theirs["agent x"].append(int(env.agent_pos[0]))
+        theirs["agent y"].append(int(env.agent_pos[1]))
         theirs["heading"].append(env.agent_dir)
-        theirs["goal"].append(next(i for i, c in enumerate(cells) if c and c.type == "goal") // 19)
+        goal = next(i for i, c in enumerate(cells) if c and c.type == "goal")
+        theirs["goal x"].append(goal % 19)
+        theirs["goal y"].append(goal // 19)
     world = MiniGrid("MiniGrid-FourRooms-v0", 40_000, seed=0)
     world.reset()
     scene = world.scene
     grid = unbordered(scene.grid, 19)
     passable = (grid == EMPTY) | (grid == GOAL)
+    goal = (grid == GOAL).flatten(1).int().argmax(1)
     ours = {
         "north": passable[:, 1:9, 9].int().argmax(1),
+        "south": passable[:, 10:18, 9].int().argmax(1),
+        "west": passable[:, 9, 1:9].int().argmax(1),
         "east": passable[:, 9, 10:18].int().argmax(1),
-        "agent": scene.place % 29 - BORDER,
+        "agent x": scene.place % 29 - BORDER,
+        "agent y": scene.place // 29 - BORDER,
         "heading": scene.heading,
-        "goal": (grid == GOAL).flatten(1).int().argmax(1) // 19,
+        "goal x": goal % 19,
+        "goal y": goal // 19,
     }
     assert (passable.flatten(1).sum(1) == 260).all()
+    assert ours.keys() == theirs.keys()
     for key, values in ours.items():
         a = np.bincount(values.numpy(), minlength=20)
         b = np.bincount(theirs[key], minlength=20)
@@ -192,13 +291,14 @@ def test_four_rooms_layouts_are_distributed_as_minigrids() -> None:
 def test_door_key_layouts_are_distributed_as_minigrids() -> None:
     size, count = 6, 3000
     env = gymnasium.make("MiniGrid-DoorKey-6x6-v0", disable_env_checker=True).unwrapped
-    theirs = np.zeros((3, size * size), int)
+    theirs = np.zeros((4, size * size), int)
     for seed in range(count):
         env.reset(seed=seed)
         for index, thing in enumerate(env.grid.grid):
             if thing is not None and thing.type in ("door", "key"):
                 theirs[0 if thing.type == "door" else 1, index] += 1
         theirs[2, env.agent_pos[1] * size + env.agent_pos[0]] += 1
+        theirs[3, env.agent_dir] += 1
     world = MiniGrid("MiniGrid-DoorKey-6x6-v0", 30_000, seed=1)
     image = unbordered(world_grid(world), size).flatten(1)
     door, key = world.game.layouts.things
@@ -208,6 +308,7 @@ def test_door_key_layouts_are_distributed_as_minigrids() -> None:
         (image == door).sum(0),
         (image == key).sum(0),
         torch.bincount(y * size + x, minlength=36),
+        torch.bincount(world.scene.heading, minlength=36),
     ]
     for mine, original in zip(ours, theirs, strict=True):
         assert chi_square(mine.numpy(), original) > 1e-3
@@ -252,6 +353,6 @@ def tensors_in(value: object, depth: int = 5) -> Iterator[torch.Tensor]:
     elif depth and isinstance(value, tuple):
         for part in value:
             yield from tensors_in(part, depth - 1)
-    elif depth and hasattr(value, "__dict__"):
-        for part in vars(value).values():
+    elif depth:
+        for part in getattr(value, "__dict__", {}).values():
             yield from tensors_in(part, depth - 1)

@@ -157,6 +157,11 @@ def test_images_get_a_channel() -> None:
     assert world.observation_space.contains(obs[0].numpy())
 
 
+def test_the_channel_of_a_narrow_tabular_image_is_on_the_first_axis() -> None:
+    world = NoisyTV(OpenWorld(1, size=2, observation="image", seed=0), kind="action", bits=4)
+    assert world.reset().shape == (1, 4, 2, 2) == (1, *world.observation_space.shape)
+
+
 def test_a_screen_in_minigrid() -> None:
     world = NoisyTV(MiniGrid("MiniGrid-Empty-5x5-v0", 4, seed=0), cell=(1, 1))
     obs = world.reset()
@@ -213,6 +218,9 @@ def test_worlds_that_cannot_have_a_screen() -> None:
         NoisyTV(NoisyTV(FourRooms(1)))
     with pytest.raises(ValueError, match="must be of kind 'action'"):
         NoisyTV(Plains(1, maps=1))
+    for cell in (3, (1, 2, 3), 0.5):
+        with pytest.raises(ValueError, match=r"'cell' must be .*\(row, column\)"):
+            NoisyTV(MiniGrid("MiniGrid-Empty-5x5-v0", 1), cell=cell)
     with pytest.raises(ValueError, match="on a map of 5 x 5"):
         NoisyTV(MiniGrid("MiniGrid-Empty-5x5-v0", 1))
     with pytest.raises(ValueError, match="must be from 0 to 3, got 0 to 4"):

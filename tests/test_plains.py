@@ -181,6 +181,7 @@ def test_the_picture_is_the_whole_map() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"size": 0}, "'size' must be at least 32, got 0"),
         ({"size": 31}, "'size' must be at least 32, got 31"),
         ({"view": 8}, "'view' must be an odd number from 3, got 8"),
         ({"keys": 4}, "'keys' must be from 0 to 3, got 4"),

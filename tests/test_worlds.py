@@ -7,7 +7,8 @@ import pytest
 import torch
 from scipy import stats
 
-from rlgen.envs import FourRooms, MiniGrid, OpenWorld, TensorWorld, World, planner
+from rlgen.envs import FourRooms, MiniGrid, OpenWorld, Step, TensorWorld, World, planner
+from rlgen.envs import world as world_module
 from rlgen.envs.draws import Draws, combine, copy_keys
 
 MAKERS = {
@@ -55,6 +56,28 @@ def test_r01_cover_time_of_the_random_walk() -> None:
         cover += (~seen.all(1)).float()
         seen |= obs > 0
     assert 2000 <= float(cover.mean()) <= 3300
+
+
+def test_r01_a_batch_is_its_copies_one_by_one() -> None:
+    """10^4 random actions: 8 copies together and alone, equal to the last bit."""
+    batch = FourRooms(8, slip=0.2, max_steps=60)
+    single = [FourRooms(1, slip=0.2, max_steps=60) for _ in range(8)]
+    first = batch.reset(seed=0)
+    assert torch.equal(first, torch.cat([world.reset(seed=i) for i, world in enumerate(single)]))
+    ends = 0
+    for step in actions(batch, 1250):
+        together = batch.step(step)
+        alone = [world.step(step[i : i + 1]) for i, world in enumerate(single)]
+        for name in ("obs", "reward", "terminated", "truncated", "final_obs"):
+            rows = torch.cat([getattr(one, name) for one in alone])
+            assert torch.equal(getattr(together, name), rows), name
+        ends += int(together.done.sum())
+    assert ends > 100
+
+
+def test_r02_opposite_corners_of_ten_by_ten_are_18_steps_apart() -> None:
+    world = OpenWorld(1, size=10, start=(0, 0))
+    assert int(world.distances()[world.start]) == 18
 
 
 @pytest.mark.parametrize("size, paths", [(5, 70), (8, 3432), (10, 48620), (20, math.comb(38, 19))])
@@ -177,6 +200,71 @@ def test_a_step_asks_nothing_of_an_accelerator(name: str) -> None:
     assert step.obs.shape == step.final_obs.shape
 
 
+@pytest.mark.parametrize("observation", ["full", "rgb"])
+@pytest.mark.parametrize("name", ["FourRooms-v0", "DoorKey-5x5-v0", "UnlockPickup-v0"])
+def test_pictures_ask_nothing_of_an_accelerator(name: str, observation: str) -> None:
+    world = MiniGrid(
+        f"MiniGrid-{name}", 2, device="meta", observation=observation,
+        layouts=2 if name == "UnlockPickup-v0" else None,
+    )  # fmt: skip
+    assert world.reset(seed=0).shape == (2, *world.observation_space.shape)
+    step = world.step(torch.zeros(2, dtype=torch.int64, device="meta"))
+    assert step.obs.shape == (2, *world.observation_space.shape)
+
+
+def lived(name: str) -> list[Step]:
+    world = MAKERS[name](8, seed=2)
+    world.reset()
+    return [world.step(step) for step in actions(world, 260)]
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_accelerators_restart_masked_rows_to_the_same_effect(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sparse = lived(name)
+    monkeypatch.setattr(world_module, "_on_host", lambda device: False)
+    for a, b in zip(sparse, lived(name), strict=True):
+        for part in ("obs", "reward", "terminated", "truncated", "final_obs"):
+            assert torch.equal(getattr(a, part), getattr(b, part)), part
+    assert sum(int(step.done.sum()) for step in sparse) > 0
+
+
+def test_accelerators_report_bad_actions_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(world_module, "_on_host", lambda device: False)
+    world, good = FourRooms(2, seed=0), torch.tensor([0, 1])
+    world.reset()
+    for ask in (world.reset, world.state_dict):
+        world.step(torch.tensor([0, 4]))
+        world.step(good)
+        with pytest.raises(ValueError, match="'action' must be from 0 to 3"):
+            ask()
+        ask()
+    world = FourRooms(2, seed=0)
+    world.reset()
+    world.step(torch.tensor([-1, 0]))
+    for _ in range(1022):
+        world.step(good)
+    with pytest.raises(ValueError, match="'action' must be from 0 to 3"):
+        world.step(good)
+    world.step(good)
+
+
+def test_loading_draws_nothing_from_the_global_generator() -> None:
+    world = FourRooms(2, seed=0)
+    world.reset()
+    saved, before = world.state_dict(), torch.get_rng_state()
+    FourRooms(2).load_state_dict(saved)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_world_that_was_not_reset_says_so() -> None:
+    world = FourRooms(2)
+    for use in (lambda: world.time, lambda: world.restart(torch.ones(2, dtype=torch.bool))):
+        with pytest.raises(ValueError, match="call 'reset' first"):
+            use()
+
+
 def test_bad_input_is_refused_with_a_clear_sentence() -> None:
     world = FourRooms(3)
     with pytest.raises(ValueError, match="call 'reset' first"):
@@ -187,6 +275,7 @@ def test_bad_input_is_refused_with_a_clear_sentence() -> None:
         (torch.tensor([0, -1, 3]), "from 0 to 3"),
         (torch.zeros(3), "integers"),
         (torch.zeros(2, dtype=torch.int64), r"shape \(3,\)"),
+        (torch.zeros(3, dtype=torch.int64, device="meta"), "must be on cpu, got meta"),
     ):
         with pytest.raises(ValueError, match=message):
             world.step(action)
@@ -194,6 +283,12 @@ def test_bad_input_is_refused_with_a_clear_sentence() -> None:
         ({"num_envs": 0}, "'num_envs' must be positive"),
         ({"num_envs": 1, "start": (0, 0)}, "'start' must be a free cell"),
         ({"num_envs": 1, "start": 200}, "'start' must be a cell from 0 to 103"),
+        ({"num_envs": 1, "start": (1, 2, 3)}, r"'start' must be a number or \(row, column\)"),
+        ({"num_envs": 1, "start": 1.5}, r"'start' must be a number or \(row, column\)"),
+        (
+            {"num_envs": 1, "goal": "rndom"},
+            "'goal' must be a cell, 'random' or 'none', got 'rndom'",
+        ),
         ({"num_envs": 1, "start": (11, 11)}, "'start' and 'goal' must differ"),
         ({"num_envs": 1, "slip": 1.5}, "'slip' must be a probability"),
         ({"num_envs": 1, "slip_rule": "none"}, "'slip_rule' must be one of"),
@@ -203,6 +298,7 @@ def test_bad_input_is_refused_with_a_clear_sentence() -> None:
     for kwargs, message in bad:
         with pytest.raises(ValueError, match=message):
             FourRooms(**kwargs)
+    assert FourRooms(1, start=np.int64(3)).start == 3
     with pytest.raises(ValueError, match="no connected map"):
         OpenWorld(1, size=4, obstacles=0.9)
     with pytest.raises(ValueError, match="needs a goal that stays"):

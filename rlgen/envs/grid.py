@@ -4,6 +4,8 @@ A map is a boolean tensor with shape (rows, columns), True where one can stand. 
 its number among the free cells, in row-major order. Moves are 0 up, 1 down, 2 left, 3 right.
 """
 
+import operator
+
 import torch
 from torch import Tensor
 
@@ -44,12 +46,25 @@ def moves(free: Tensor) -> Tensor:
 def as_cell(name: str, cell: Cell, free: Tensor) -> int:
     """The number of a free cell, given as such or as (row, column)."""
     count = int(free.sum())
-    if isinstance(cell, int):
-        if not 0 <= cell < count:
+    given = as_integers(name, cell)
+    if len(given) == 1:
+        if not 0 <= given[0] < count:
             raise ValueError(f"{name!r} must be a cell from 0 to {count - 1}, got {cell}")
-        return cell
-    row, column = cell
+        return given[0]
+    row, column = given
     inside = 0 <= row < free.shape[0] and 0 <= column < free.shape[1]
     if not inside or not free[row, column]:
         raise ValueError(f"{name!r} must be a free cell, and {(row, column)} is not")
     return int(cell_numbers(free)[row, column])
+
+
+def as_integers(name: str, cell: Cell) -> tuple[int, ...]:
+    """A cell as one or two of python's integers, given as any type of integers."""
+    parts = cell if isinstance(cell, tuple | list) else (cell,)
+    try:
+        given = tuple(operator.index(part) for part in parts)
+    except TypeError as error:
+        raise ValueError(f"{name!r} must be a number or (row, column), got {cell!r}") from error
+    if isinstance(cell, tuple | list) and len(given) != 2:
+        raise ValueError(f"{name!r} must be a number or (row, column), got {cell!r}")
+    return given

@@ -53,9 +53,10 @@ class NoisyTV(TensorWorld[Watched]):
     gives the same bits again. Task, rewards and time limit are those of the world inside, whose
     copies live the same lives as without a screen.
 
-    The bits are appended to vectors. Images get one more channel, whose first pixels (row-major)
-    are the bits, as the lowest or the highest value of the observation space; the channel is black
-    elsewhere. A screen that shows nothing is like one whose bits are all zero.
+    The bits are appended to vectors. Images get one more channel, on the first axis in tabular
+    worlds and on the last one elsewhere. Its first pixels (row-major) are the bits, as the lowest
+    or the highest value of the observation space; the channel is black elsewhere. A screen that
+    shows nothing is like one whose bits are all zero.
 
     References:
         | Curious model-building control systems (Schmidhuber, 1991)
@@ -145,8 +146,14 @@ class NoisyTV(TensorWorld[Watched]):
         assert self._keys is not None
         return {"keys": self._keys, "episode": self._episode, "time": self._time, **parts}
 
+    def _begin(self, draws: Draws) -> tuple[Watched, Tensor]:
+        inner, time = self.world._begin(draws)
+        return self._with_first_screen(inner, draws), time
+
     def _initial(self, draws: Draws) -> Watched:
-        inner = self.world._initial(draws)
+        return self._with_first_screen(self.world._initial(draws), draws)
+
+    def _with_first_screen(self, inner: Any, draws: Draws) -> Watched:
         if self.kind == "cell":
             return Watched(inner, draws.bits(_NOISE))
         return Watched(inner, torch.zeros_like(draws.key))
@@ -191,7 +198,7 @@ class NoisyTV(TensorWorld[Watched]):
             low = np.append(space.low, np.zeros(self.bits, space.low.dtype))
             high = np.append(space.high, np.ones(self.bits, space.high.dtype))
             return gymnasium.spaces.Box(low, high, dtype=space.low.dtype.type)
-        channels = int(np.argmin(space.shape))  # images have fewer channels than rows or columns
+        channels = 0 if isinstance(self.world, TabularGrid) else 2
         self._axis = channels + 1
         shape = list(space.shape)
         pixels = int(np.prod(shape)) // shape[channels]
@@ -212,9 +219,10 @@ def _number(world: TensorWorld[Any], cell: grid.Cell) -> int:
             f"{type(world).__name__} has no cell that is the same in all episodes: "
             "its screen must be of kind 'action'"
         )
-    if isinstance(cell, int):
+    given = grid.as_integers("cell", cell)
+    if len(given) != 2:
         raise ValueError(f"'cell' must be the (row, column) of a MiniGrid, got {cell}")
-    row, column = cell
+    row, column = given
     height, width = world.config.height - 2 * BORDER, world.config.width - 2 * BORDER
     if not (0 <= row < height and 0 <= column < width):
         raise ValueError(f"'cell' must be on a map of {height} x {width}, and {cell} is not")

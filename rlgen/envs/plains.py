@@ -99,6 +99,8 @@ class Plains(TensorWorld[Trek]):
     ) -> None:
         if view < 3 or view % 2 == 0:
             raise ValueError(f"'view' must be an odd number from 3, got {view}")
+        numbers = range(maps) if isinstance(maps, int) else maps
+        codes, starts = draw_maps(size, keys, numbers)
         super().__init__(
             num_envs,
             device=device,
@@ -107,8 +109,6 @@ class Plains(TensorWorld[Trek]):
             max_steps=16 * size if max_steps is None else max_steps,
             seed=seed,
         )
-        numbers = range(maps) if isinstance(maps, int) else maps
-        codes, starts = draw_maps(size, keys, numbers)
         self.size, self.view, self.maps, self._border = size, view, numbers, view // 2
         width = size + 2 * self._border
         bordered = torch.nn.functional.pad(codes, (self._border,) * 4, value=WALL)

@@ -229,6 +229,8 @@ class TabularGrid(TensorWorld[Walk]):
 
     def _check_task(self) -> None:
         """Wherever an episode may start, its goal must be elsewhere and within reach."""
+        if isinstance(self.goal, str) and self.goal not in ("random", "none"):
+            raise ValueError(f"'goal' must be a cell, 'random' or 'none', got {self.goal!r}")
         if self.goal == "none":
             return
         if self.start is not None and self.start == self.goal:

@@ -19,6 +19,8 @@ from torch import Tensor
 
 from rlgen.envs.draws import Draws, combine, copy_keys
 
+_CHECK_EVERY = 1024  # steps between two looks at whether an accelerator was given bad actions
+
 
 class Step:
     """What one step of all copies gave.
@@ -143,8 +145,9 @@ class TensorWorld(ABC, Generic[S]):
         self._episode: Tensor
         self._time: Tensor
         self._state: S
-        # on an accelerator, bad actions are noted here and reported at the next reset or save
+        # on an accelerator, bad actions are noted here and reported later: see `step`
         self._bad_action = torch.zeros((), dtype=torch.bool, device=self.device)
+        self._checked_steps = 0
 
     @abstractmethod
     def _initial(self, draws: Draws) -> S:
@@ -163,16 +166,21 @@ class TensorWorld(ABC, Generic[S]):
     def _observe(self, state: S) -> Tensor:
         """What each copy sees in `state`. A pure function."""
 
+    def _begin(self, draws: Draws) -> tuple[S, Tensor]:
+        """States and clocks of all copies after a reset."""
+        time = torch.zeros(self.num_envs, dtype=torch.int64, device=self.device)
+        return self._initial(draws), time
+
     @property
     def state(self) -> S:
         """The present state of all copies."""
-        if self._keys is None:
-            raise ValueError("call 'reset' first")
+        self._present_keys()
         return self._state
 
     @property
     def time(self) -> Tensor:
         """Steps since each copy's episode began, as int64 with shape (num_envs,)."""
+        self._present_keys()
         return self._time
 
     def reset(self, seed: int | None = None) -> Tensor:
@@ -193,12 +201,15 @@ class TensorWorld(ABC, Generic[S]):
             self._episode = torch.zeros(self.num_envs, dtype=torch.int64, device=self.device)
         else:
             self._episode = self._episode + 1
-        self._time = torch.zeros_like(self._episode)
-        self._state = self._initial(self._draws(self._keys, self._episode, 0))
+        self._state, self._time = self._begin(self._draws(self._keys, self._episode, 0))
         return self._observe(self._state)
 
     def step(self, action: Tensor) -> Step:
         """One step of all copies; those whose episode ends restart at once.
+
+        An action that is out of range is refused at once on a CPU. An accelerator would have to be
+        waited for: there it counts as the nearest one in range, and is reported by the next
+        `reset` or `state_dict`, or after at most 1024 steps.
 
         Args:
             action: integers with shape (num_envs,), on the world's device.
@@ -215,13 +226,14 @@ class TensorWorld(ABC, Generic[S]):
 
         Args:
             action: as in `step`.
-            frozen: copies that stay as they are, earn nothing and end nothing, as booleans.
+            frozen: copies that stay as they are, whatever their action, earn nothing and end
+                nothing, as booleans.
 
         Returns:
             reward, terminated and truncated.
         """
         before = self.state
-        action = self._check_action(action)
+        action = self._check_action(action, frozen)
         time = self._time + 1
         draws = self._draws(self._keys, self._episode, time)
         after, reward, terminated = self._transition(before, action, time, draws)
@@ -238,19 +250,19 @@ class TensorWorld(ABC, Generic[S]):
 
         Both give the same numbers; the second never waits for the device.
         """
-        assert self._keys is not None
-        if self.device.type == "cpu":
+        keys = self._present_keys()
+        if _on_host(self.device):
             index = chosen.nonzero().squeeze(1)
             if len(index) == 0:
                 return
             episode = self._episode[index] + 1
-            fresh = self._initial(self._draws(self._keys[index], episode, 0))
+            fresh = self._initial(self._draws(keys[index], episode, 0))
             self._state = self._state.put(index, fresh)
             self._episode = self._episode.index_copy(0, index, episode)
             self._time = self._time.index_fill(0, index, 0)
             return
         episode = self._episode + chosen
-        fresh = self._initial(self._draws(self._keys, episode, 0))
+        fresh = self._initial(self._draws(keys, episode, 0))
         self._state = self._state.where(chosen, fresh)
         self._episode, self._time = episode, self._time.masked_fill(chosen, 0)
 
@@ -271,7 +283,7 @@ class TensorWorld(ABC, Generic[S]):
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Go on exactly where `state_dict` was taken, in a world made with the same arguments."""
         if self._keys is None:
-            self.reset()
+            self.reset(0)  # any will do, without a draw from torch's global generator
         expected = self.state_dict()
         if state.keys() != expected.keys():
             raise ValueError(f"the state has entries {sorted(state)}, not {sorted(expected)}")
@@ -290,16 +302,28 @@ class TensorWorld(ABC, Generic[S]):
         assert keys is not None
         return Draws(lambda: combine(combine(keys, episode), time))
 
-    def _check_action(self, action: Tensor) -> Tensor:
-        """`action` as int64. Shape and dtype are known on the host; values only on the device."""
+    def _present_keys(self) -> Tensor:
+        if self._keys is None:
+            raise ValueError("call 'reset' first")
+        return self._keys
+
+    def _check_action(self, action: Tensor, frozen: Tensor | None) -> Tensor:
+        """`action` as int64, 0 for frozen copies.
+
+        Shape, dtype and device and dtype are known on the host; values only on the device.
+        """
         if not isinstance(action, Tensor) or action.shape != (self.num_envs,):
             shape = tuple(action.shape) if isinstance(action, Tensor) else type(action).__name__
             raise ValueError(f"'action' must be a tensor of shape ({self.num_envs},), got {shape}")
         if action.is_floating_point() or action.is_complex() or action.dtype == torch.bool:
             raise ValueError(f"'action' must hold integers, got {action.dtype}")
+        if action.device.type != self.device.type:
+            raise ValueError(f"'action' must be on {self.device}, got {action.device}")
         action = action.long()
+        if frozen is not None:
+            action = action.masked_fill(frozen, 0)
         count = int(self.action_space.n)
-        if self.device.type == "cpu":
+        if _on_host(self.device):
             low, high = torch.aminmax(action)
             if low < 0 or high >= count:
                 raise ValueError(
@@ -307,11 +331,22 @@ class TensorWorld(ABC, Generic[S]):
                 )
             return action
         self._bad_action |= ((action < 0) | (action >= count)).any()
+        self._checked_steps += 1
+        if self._checked_steps % _CHECK_EVERY == 0:
+            self._raise_bad_action()
         return action.clamp(0, count - 1)
 
     def _raise_bad_action(self) -> None:
-        if self.device.type not in ("cpu", "meta") and bool(self._bad_action):
+        if _on_host(self.device) or self.device.type == "meta":
+            return
+        if bool(self._bad_action):
             self._bad_action.zero_()
             raise ValueError(
-                f"an action since the last reset was not from 0 to {int(self.action_space.n) - 1}"
+                f"'action' must be from 0 to {int(self.action_space.n) - 1}, and an earlier one "
+                "was not"
             )
+
+
+def _on_host(device: torch.device) -> bool:
+    """Whether values can be read without waiting for an accelerator."""
+    return device.type == "cpu"

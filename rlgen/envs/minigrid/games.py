@@ -82,10 +82,11 @@ class ThingsGame:
         """Of all things that can be met: those of the layouts, and what becomes of them."""
         met: set[int] = set()
         new = {EMPTY, *self.layouts.codes()}
+        rules_of = tables(torch.device("cpu"))  # a device may have no values to read
         while new:
             met |= new
-            rules_of = (self.tables.toggled, self.tables.unlocked)
-            new = {int(table[code]) for table in rules_of for code in new} - met
+            becomes = (rules_of.toggled, rules_of.unlocked)
+            new = {int(table[code]) for table in becomes for code in new} - met
         return met
 
 
@@ -127,17 +128,23 @@ class WalledGame:
 
 
 class SceneBank:
-    """First scenes drawn uniformly from a list of them."""
+    """First scenes drawn uniformly from a list of them.
 
-    def __init__(self, scenes: Scene) -> None:
-        self.scenes = scenes
+    Args:
+        scenes: on the CPU, where they can be looked at.
+        device: where they go.
+    """
+
+    def __init__(self, scenes: Scene, device: torch.device) -> None:
+        self.scenes = scenes.to(device)
+        self._codes = {*scenes.grid.unique().tolist(), *scenes.carried.unique().tolist()}
 
     def draw(self, draws: Draws) -> Scene:
         scene: Scene = self.scenes.take(draws.integers(0, len(self.scenes.place)))
         return scene
 
     def codes(self) -> set[int]:
-        return {*self.scenes.grid.unique().tolist(), *self.scenes.carried.unique().tolist()}
+        return self._codes
 
 
 class SpotBank:
@@ -228,7 +235,7 @@ class DoorKeyLayouts:
         return Scene(grid, place, heading, nothing.to(torch.uint8), nothing)
 
     def codes(self) -> set[int]:
-        return {*self.rooms.unique().tolist(), *self.things}
+        return {EMPTY, WALL, GOAL, *self.things}
 
     def _left(self, k: Tensor, across: Tensor) -> Tensor:
         return self._place(1 + k % across, 1 + k // across)

@@ -73,6 +73,10 @@ def check_rules(env: Any) -> None:
         raise ValueError(f"{names[0]} needs a rule that is not here: {missing}")
     if not any(name in _KNOWN for name in names):
         raise ValueError(f"{names[0]} is not among the worlds whose rules are known to be all here")
+    for cls in type(env).__mro__:
+        foreign = cls is not gymnasium.Env and not cls.__module__.startswith("minigrid.")
+        if foreign and not {"step", "_reward"}.isdisjoint(vars(cls)):
+            raise ValueError(f"{cls.__name__} has rules of its own: its 'step' or '_reward'")
     if env.agent_view_size != 7:
         raise ValueError(f"a view of 7 cells is all there is, got {env.agent_view_size}")
 
@@ -99,11 +103,10 @@ def read(envs: Sequence[Any]) -> Scene:
 def _read_one(env: Any) -> tuple[Any, ...]:
     wanted = getattr(env, "obj", None)
 
-    def code(thing: Any) -> int:
-        return EMPTY if thing is None else CODES[_as_thing(thing, wanted)]
-
+    if env.agent_pos is None:
+        raise ValueError("an environment was not reset: call its 'reset' first")
     grid = np.full((env.height + 2 * BORDER, env.width + 2 * BORDER), WALL, dtype=np.uint8)
-    inner = [code(thing) for thing in env.grid.grid]
+    inner = [_code(thing, wanted) for thing in env.grid.grid]
     grid[BORDER:-BORDER, BORDER:-BORDER] = np.reshape(inner, (env.height, env.width))
     x, y = env.agent_pos
     door = getattr(env, "door", None)
@@ -112,13 +115,26 @@ def _read_one(env: Any) -> tuple[Any, ...]:
         grid.flatten(),
         np.int64(place(x, y, env.width + 2 * BORDER)),
         np.int64(env.agent_dir),
-        np.uint8(code(env.carrying)),
+        np.uint8(_code(env.carrying, wanted)),
         np.int64(place(door_x, door_y, env.width + 2 * BORDER)),
     )
 
 
+def _code(thing: Any, wanted: Any) -> int:
+    if thing is None:
+        return EMPTY
+    found = _as_thing(thing, wanted)
+    if found not in CODES:
+        held = getattr(thing, "contains", None)
+        holding = "" if held is None else f" that holds a {held.color} {held.type}"
+        raise ValueError(f"there is no rule for a {thing.color} {thing.type}{holding}")
+    return CODES[found]
+
+
 def _as_thing(thing: Any, wanted: Any) -> Thing:
     inside = getattr(thing, "contains", None)
+    if inside is not None and inside is wanted:
+        raise ValueError(f"there is no rule for the wanted {inside.color} {inside.type} in a box")
     door = thing.encode()[2] if thing.type == "door" else 0
     held = None if inside is None else (inside.type, COLORS.index(inside.color))
     return Thing(thing.type, COLORS.index(thing.color), door, held, thing is wanted)
@@ -133,6 +149,8 @@ def draw_bank(env: Any, seeds: range) -> Scene:
     """The first scenes of minigrid's own episodes with these seeds."""
     if len(seeds) == 0:
         raise ValueError(f"'layouts' must hold at least one layout, got {seeds}")
+    if min(seeds) < 0:
+        raise ValueError(f"'layouts' must be seeds from 0, got {seeds}")
     rows = []
     for seed in seeds:
         env.reset(seed=seed)

@@ -20,7 +20,8 @@ class Pictures:
     Args:
         config: of the world.
         pixels: in the side of a tile; 0 for symbols alone.
-        codes: of all things that can be met; minigrid draws each of them slowly, once.
+        codes: of all things that can be met, unless `pixels` is 0; minigrid draws each of them
+            slowly, once.
         device: where the tables go.
     """
 

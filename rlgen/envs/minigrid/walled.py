@@ -14,6 +14,7 @@ from rlgen.envs.minigrid import view
 from rlgen.envs.minigrid.cells import FORWARD, GOAL, LEFT, RIGHT, WALL
 from rlgen.envs.world import State
 
+LONGEST = 62  # cells in a line, which are the bits of a signed word
 _CELLS = view.SIZE**2
 _OWN = _CELLS - 1 - view.HALF  # the agent's own cell in a view
 _WALL_BYTES, _EMPTY_BYTES, _GOAL_BYTES = (2, 5, 0), (1, 0, 0), (8, 1, 0)
@@ -48,6 +49,7 @@ class Maps:
 
     def __init__(self, grids: Tensor, *, see_through_walls: bool, device: torch.device) -> None:
         count, self.height, self.width = grids.shape
+        assert max(self.height, self.width) <= LONGEST
         walls = grids == WALL
         self.walls = walls.flatten().to(device)
         rows, columns = _pack(walls), _pack(walls.mT)

@@ -23,7 +23,7 @@ from rlgen.envs.minigrid.games import (
 from rlgen.envs.minigrid.layouts import BORDER, Config
 from rlgen.envs.minigrid.pictures import Pictures
 from rlgen.envs.minigrid.rules import Scene
-from rlgen.envs.minigrid.walled import Maps, Spot
+from rlgen.envs.minigrid.walled import LONGEST, Maps, Spot
 from rlgen.envs.world import TensorWorld
 
 Observation = Literal["image", "full", "rgb"]
@@ -88,15 +88,19 @@ class MiniGrid(TensorWorld[Any]):
         *,
         device: str | torch.device = "cpu",
         observation: Observation = "image",
+        seed: int | None = None,
     ) -> "MiniGrid":
         """A world whose copies are where live minigrid environments are now, objects and all.
 
-        `reset` starts there again; an episode that ends goes on with any of these states.
+        It is reset already. Whatever its seed, `reset` puts copy i back to where environment i was,
+        its clock included. When an episode ends, the copy goes on from any of these scenes, drawn
+        at random, with its clock at 0.
 
         Args:
             envs: minigrid environments of one id, already reset; wrappers are looked through.
             device: where the copies live.
             observation: as in the constructor.
+            seed: of the draws of later episodes; None draws one from torch's global generator.
         """
         inner = [getattr(env, "unwrapped", env) for env in envs]
         if not inner:
@@ -110,10 +114,10 @@ class MiniGrid(TensorWorld[Any]):
         scenes = native.read(inner)
         world = cls.__new__(cls)
         game = _bank_game(scenes, config, where)
-        world._setup(game, config, len(inner), where, observation, 0)
-        world.reset(0)
-        world._state = game.from_scene(scenes.to(where))
-        world._time = torch.tensor([env.step_count for env in inner], device=where)
+        world._setup(game, config, len(inner), where, observation, seed)
+        time = torch.tensor([env.step_count for env in inner], device=where)
+        world._copied = game.from_scene(scenes.to(where)), time
+        world.reset()
         return world
 
     @property
@@ -159,6 +163,10 @@ class MiniGrid(TensorWorld[Any]):
             seed=seed,
         )
         self._drawn: dict[int, Pictures] = {}
+        self._copied: tuple[Scene | Spot, Tensor] | None = None  # of live environments
+
+    def _begin(self, draws: Draws) -> tuple[Scene | Spot, Tensor]:
+        return super()._begin(draws) if self._copied is None else self._copied
 
     def _initial(self, draws: Draws) -> Scene | Spot:
         return self.game.initial(draws)
@@ -182,19 +190,21 @@ class MiniGrid(TensorWorld[Any]):
 
     def _pictures(self, pixels: int) -> Pictures:
         if pixels not in self._drawn:
-            self._drawn[pixels] = Pictures(self.config, pixels, self.game.codes(), self.device)
+            codes = self.game.codes() if pixels else set()
+            self._drawn[pixels] = Pictures(self.config, pixels, codes, self.device)
         return self._drawn[pixels]
 
 
 def _bank_game(scenes: Scene, config: Config, device: torch.device) -> Game:
-    """Shared maps if there is nothing in them but walls and one goal each, else all things.
+    """Shared maps if there is nothing in them but walls and one goal each, and they are not long.
 
     The scenes are on the CPU: looking at them must not wait for a device.
     """
     goals = (scenes.grid == GOAL).sum(1)
     plain = (scenes.grid == WALL) | (scenes.grid == EMPTY) | (scenes.grid == GOAL)
-    if not (bool(plain.all()) and bool((goals == 1).all()) and not bool(scenes.carried.any())):
-        return ThingsGame(SceneBank(scenes.to(device)), config, device)
+    plain_maps = bool(plain.all()) and bool((goals == 1).all()) and not bool(scenes.carried.any())
+    if not plain_maps or max(config.width, config.height) > LONGEST:
+        return ThingsGame(SceneBank(scenes, device), config, device)
     maps = _maps(scenes.grid, config, device)
     layout = torch.arange(len(scenes.place))
     goal = (scenes.grid == GOAL).long().argmax(1)
@@ -208,7 +218,7 @@ def _native_game(env: Any, config: Config, device: torch.device) -> Game | None:
         maps = native.four_rooms_maps()
         free = (maps == EMPTY).nonzero()[:, 1].unflatten(0, (len(maps), -1)).to(device)
         return WalledGame(FourRoomsLayouts(free), _maps(maps, config, device))
-    if config.name == "Empty":
+    if config.name == "Empty" and max(config.width, config.height) <= LONGEST:
         return _empty_game(env, config, device)
     if config.name == "DoorKey":
         layouts = DoorKeyLayouts(
