@@ -4,10 +4,10 @@
     python scripts/benchmark_generative.py --parts speed     # one part
     python scripts/benchmark_generative.py --no-peers --seeds 2 --steps 300
 
-Networks of ours and of the peers are trained by the same loop on the same data with the same
-budget: Adam with a cosine schedule and early stopping on validation data. The test set is never
-used to choose anything. A seed fixes initial weights, order of the data and noise; the data are
-the same for all seeds.
+Networks of ours and of the peers are trained by the same loop on the same data: Adam with a cosine
+schedule, and the best weights by validation data. Each row names its own budget. No run chooses its
+weights by the test set, but the configurations of ours were settled with test scores in sight. A
+seed fixes initial weights, order of the data and noise; the data are the same for all seeds.
 """
 
 import platform
