@@ -29,6 +29,7 @@ class Case:
 
     name: str
     make: Callable[[], GenerativeModel]
+    compares: bool = False  # as in `Family`
 
     def fresh(self, seed: int = 0, dtype: torch.dtype = torch.float64) -> GenerativeModel:
         """As it comes from its constructor, the same for the same seed."""
@@ -49,9 +50,10 @@ def cases(families: tuple[Family, ...] | None = None) -> Iterator[Case]:
     for family in catalogue() if families is None else families:
         for i, make in enumerate(family.small):
             name = f"{family.name}-{i}"
-            yield Case(name, make)
+            yield Case(name, make, family.compares)
             if family.context == "optional":
-                yield Case(f"{name}-given", partial(make, context_shape=(2,)))
+                given = partial(make, context_shape=(2,))
+                yield Case(f"{name}-given", given, family.compares)
 
 
 def values(model: GenerativeModel, n: int, seed: int = 0) -> Tensor:
@@ -95,7 +97,7 @@ def scores(model: GenerativeModel) -> dict[str, Score]:
     """Whatever gives one number for each example."""
     found: dict[str, Score] = {"loss": model.loss}
     found |= {f"objective {o.name}": o.loss for o in model.objectives()}
-    for name in ("log_prob", "elbo"):
+    for name in ("log_prob", "elbo", "energy"):
         if callable(getattr(model, name, None)):
             found[name] = getattr(model, name)
     return found

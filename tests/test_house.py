@@ -93,7 +93,7 @@ def test_the_generative_floor_needs_torch_and_numpy_alone() -> None:
     run_python("""
 import sys
 for name in ("rich", "safetensors", "sklearn", "scipy", "matplotlib", "tyro", "tensorboard",
-             "stable_baselines3", "minigrid", "gymnasium"):
+             "stable_baselines3", "minigrid", "gymnasium", "torchdiffeq"):
     sys.modules[name] = None  # importing it raises ImportError
 import torch
 from rlgen.generative import catalogue, fit

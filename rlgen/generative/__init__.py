@@ -25,6 +25,7 @@ from rlgen.generative.model import (
     Decoder,
     Density,
     DensityModel,
+    Diagnosed,
     Encoder,
     Energy,
     GenerativeModel,

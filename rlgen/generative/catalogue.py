@@ -35,6 +35,8 @@ class Family:
             "optional" or "required" they take `context_shape` as a keyword, and where it is
             "required" they bring one of their own.
         context: whether the family takes a context.
+        compares: whether its losses compare the examples of a batch with each other, so that an
+            example has no loss of its own.
     """
 
     cls: type[GenerativeModel]
@@ -43,6 +45,7 @@ class Family:
     bar: str
     small: Sequence[Callable[..., GenerativeModel]]
     context: Literal["none", "optional", "required"] = "optional"
+    compares: bool = False
 
     @property
     def name(self) -> str:

@@ -1,6 +1,7 @@
 """Distributions that torch lacks."""
 
 import math
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -134,6 +135,37 @@ class LogitNormal(Distribution):
         shape = self._extended_shape(sample_shape)
         noise = torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
         return _inside(torch.sigmoid(self.loc + self.scale * noise))
+
+
+class Point(Distribution):
+    """All of the probability on one value; the first dimension is the batch.
+
+    Args:
+        value: with shape (B, *event_shape).
+    """
+
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
+    has_rsample = True
+
+    def __init__(self, value: Tensor) -> None:
+        self._value = value
+        super().__init__(value.shape[:1], value.shape[1:], validate_args=False)
+
+    @property
+    def mean(self) -> Tensor:
+        return self._value
+
+    @property
+    def variance(self) -> Tensor:
+        return torch.zeros_like(self._value)
+
+    def rsample(self, sample_shape: _Shape = ()) -> Tensor:
+        return self._value.expand(self._extended_shape(torch.Size(sample_shape)))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """0 at the value and minus infinity elsewhere: a mass, not a density."""
+        same = (value == self._value).flatten(value.ndim - len(self.event_shape)).all(-1)
+        return torch.zeros_like(same, dtype=value.dtype).masked_fill(~same, -torch.inf)
 
 
 def _inside(x: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 import itertools
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,13 +13,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from rlgen.generative.data import as_pair, length, minibatches, streamed, take
-from rlgen.generative.model import Batch, GenerativeModel
+from rlgen.generative.model import Batch, Diagnosed, GenerativeModel, evaluating
 from rlgen.generative.support import unchecked
 from rlgen.generative.training import ExactTrainer, SelfFitting, Trainer, evaluate
-from rlgen.seeding import mix
+from rlgen.seeding import drawing_from, mix
 
 Batches = Iterator[tuple[Any, Any]]
 Callback = Callable[[int, dict[str, float]], bool | None]
+Measure = Callable[[GenerativeModel], float]
 
 
 @dataclass
@@ -30,6 +31,8 @@ class History:
         trainer: continues where this run ended: `fit(..., trainer=history.trainer)`.
         losses: objective -> its mean loss at every step.
         validation: (step, mean loss on held-out data) at every evaluation.
+        measured: name -> (step, figure) at every evaluation: the caller's `measures`, and what the
+            model says of itself, such as the accuracy of a game's critic.
         best_step: the step with the best validation loss, whose weights the model now has.
         stopped: why: "steps", "early" (validation), "converged", "callback" or "exhausted" (data).
     """
@@ -37,6 +40,7 @@ class History:
     trainer: Trainer | ExactTrainer
     losses: dict[str, list[float]] = field(default_factory=dict)
     validation: list[tuple[int, float]] = field(default_factory=list)
+    measured: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     best_step: int | None = None
     stopped: str = "steps"
 
@@ -56,6 +60,7 @@ def fit(
     schedule: Callable[[float], float] | None = None,
     validation: float | Batch | tuple[Batch, Batch] | None = None,
     patience: int = 10,
+    measures: Mapping[str, Measure] | None = None,
     callback: Callback | None = None,
     seed: int | None = None,
     progress: bool | None = None,
@@ -80,6 +85,8 @@ def fit(
         validation: held-out x, or (x, context), or the fraction of x to hold out. With it, training
             stops early and the best weights are restored.
         patience: evaluations without improvement before training stops; there are 50 in a full run.
+        measures: name -> a figure of the model, such as `metrics.ModesCovered(centres, radius)`,
+            taken 50 times in a full run and kept in `History.measured`.
         callback: called as callback(step, losses) after each step; a true result stops training.
         seed: of the order and the noise; 0 unless given.
         progress: show a live line; by default when standard error is a terminal.
@@ -116,7 +123,7 @@ def fit(
     data, held_out = _prepare(model, x, context, validation, trainer)
     batches = _batches(model, data, batch_size, trainer)
     checked = isinstance(data, tuple)
-    run = _Run(trainer, History(trainer), held_out, steps, schedule, patience, checked)
+    run = _Run(trainer, held_out, steps, schedule, patience, measures or {}, checked)
     with _progress_line(steps, progress) as show:
         run.loop(batches, callback, show)
     return run.finish()
@@ -133,21 +140,23 @@ class _Run:
     def __init__(
         self,
         trainer: Trainer | ExactTrainer,
-        history: History,
         held_out: tuple[Batch, Batch | None] | None,
         steps: int,
         schedule: Callable[[float], float] | None,
         patience: int,
+        measures: Mapping[str, Measure],
         checked: bool,
     ) -> None:
-        self.trainer, self.history, self.held_out = trainer, history, held_out
+        self.trainer, self.history, self.held_out = trainer, History(trainer), held_out
         self.steps, self.schedule, self.patience = steps, schedule, patience
-        self.checked = checked
+        self.measures, self.checked = measures, checked
+        self.latest: tuple[Any, Any] | None = None
         self.every = max(1, steps // 50)
         self.record: dict[str, list[Tensor]] = {}
         self.best: dict[str, Tensor] | None = None
 
     def loop(self, batches: Batches, callback: Callback | None, show: "_Show") -> None:
+        batches = self._remembered(batches)
         for k in range(self.steps):
             losses = self._step(k, batches)
             if losses is None:
@@ -156,8 +165,10 @@ class _Run:
             for name, loss in losses.items():
                 self.record.setdefault(name, []).append(loss)
             step = self.trainer.steps
-            if self.held_out is not None and (k + 1 == self.steps or (k + 1) % self.every == 0):
-                self._validate(step)
+            if k + 1 == self.steps or (k + 1) % self.every == 0:
+                if self.held_out is not None:
+                    self._validate(step)
+                self._measure(step)
             show(k + 1, losses, self.history)
             if callback is not None and callback(step, {n: float(v) for n, v in losses.items()}):
                 self.history.stopped = "callback"
@@ -198,6 +209,21 @@ class _Run:
             self.best = {name: tensor.clone() for name, tensor in state.items()}
             self.history.best_step = step
         self.history.validation.append((step, loss))
+
+    @torch.no_grad()
+    def _measure(self, step: int) -> None:
+        model = self.trainer.model
+        figures: dict[str, float] = {}
+        with evaluating(model), drawing_from(mix(self.trainer.seed, 2, step)):
+            if isinstance(model, Diagnosed) and self.latest is not None:
+                figures |= model.diagnose(*self.latest)
+            figures |= {name: float(measure(model)) for name, measure in self.measures.items()}
+        for name, value in figures.items():
+            self.history.measured.setdefault(name, []).append((step, value))
+
+    def _remembered(self, batches: Batches) -> Batches:
+        for self.latest in batches:
+            yield self.latest
 
     def _worse_for(self) -> int:
         """Evaluations since the best one."""
@@ -241,6 +267,12 @@ def _prepare(
         data = x
     if validation is None:
         return data, None
+    if isinstance(trainer, Trainer) and len(trainer.objectives) > 1:
+        names = " and ".join(objective.name for objective in trainer.objectives)
+        raise ValueError(
+            f"'validation' needs one loss to stop by, and {type(model).__name__} has {names}; "
+            "watch it with 'measures' instead"
+        )
     if isinstance(validation, float):
         return _split(x, context, validation, trainer.seed)
     held_out = validation if model.context_shape is not None else (validation, None)

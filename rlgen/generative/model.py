@@ -222,6 +222,14 @@ class Score(Protocol):
     def score(self, x: Tensor, t: Tensor) -> Tensor: ...
 
 
+@runtime_checkable
+class Diagnosed(Protocol):
+    """A model whose losses do not say how its training goes, such as a game of two players."""
+
+    def diagnose(self, x: Tensor, context: Tensor | None = None) -> dict[str, float]:
+        """Figures that do, on a batch of data; `fit` records them as it goes."""
+
+
 def as_shape(name: str, shape: Shape) -> torch.Size:
     """An int is a vector's length; every dimension must be positive."""
     size = torch.Size([shape] if isinstance(shape, int) else shape)

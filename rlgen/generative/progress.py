@@ -29,6 +29,7 @@ def live_line(steps: int) -> Iterator[Callable[[int, dict[str, Tensor], Any], No
             shown = [f"{name} {float(loss):.4f}" for name, loss in losses.items()]
             if history.validation:
                 shown.append(f"validation {history.validation[-1][1]:.4f}")
+            shown += [f"{name} {taken[-1][1]:.3g}" for name, taken in history.measured.items()]
             bar.update(task, completed=step, metrics="  ".join(shown))
 
         yield show

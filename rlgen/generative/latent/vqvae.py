@@ -5,15 +5,15 @@ c_j = argmin over k of |z_j - e_k| at each position j. For images the positions 
 """
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch import distributions as D
-from torch.distributions import Distribution, constraints
+from torch.distributions import Distribution
 
 from rlgen.generative import heads
 from rlgen.generative.autoregressive.base import as_inputs, input_width
+from rlgen.generative.distributions import Point
 from rlgen.generative.heads import Head
 from rlgen.generative.latent.codebook import Codebook
 from rlgen.generative.latent.nets import decoder_net, encoder_net
@@ -150,7 +150,7 @@ class VQVAE(GenerativeModel):
     def encode(self, x: Tensor, context: Tensor | None = None) -> Distribution:
         """All of the probability on the vectors of x's codes, with event shape (*positions, L)."""
         x, _ = self.check(x, context)
-        return _Point(self._quantise(self._outputs(x))[0])
+        return Point(self._quantise(self._outputs(x))[0])
 
     def decode(self, z: Tensor, context: Tensor | None = None) -> Distribution:
         """p(x | z) for vectors with shape (B, *positions, L)."""
@@ -232,30 +232,3 @@ class VQVAE(GenerativeModel):
         if self._observed is not None:
             self.quantiser.update(*self._observed)
             self._observed = None
-
-
-class _Point(Distribution):
-    """All of the probability on one value; the first dimension is the batch."""
-
-    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
-    has_rsample = True
-
-    def __init__(self, value: Tensor) -> None:
-        self._value = value
-        super().__init__(value.shape[:1], value.shape[1:], validate_args=False)
-
-    @property
-    def mean(self) -> Tensor:
-        return self._value
-
-    @property
-    def variance(self) -> Tensor:
-        return torch.zeros_like(self._value)
-
-    def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        return self._value.expand(self._extended_shape(torch.Size(sample_shape)))
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        """0 at the value and minus infinity elsewhere: a mass, not a density."""
-        same = (value == self._value).flatten(value.ndim - len(self.event_shape)).all(-1)
-        return torch.zeros_like(same, dtype=value.dtype).masked_fill(~same, -torch.inf)

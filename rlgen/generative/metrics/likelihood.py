@@ -1,10 +1,9 @@
-"""Measures of a fitted model, each labelled with what it is."""
+"""How likely held-out data are, and whether that number is exact or a bound."""
 
 import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from rlgen.generative.data import length, take
 from rlgen.generative.model import Batch, Bound, Density, GenerativeModel, evaluating
@@ -76,20 +75,3 @@ def held_out(
 def bits_per_dim(nats: float, dims: int) -> float:
     """Nats per example -> bits per dimension."""
     return nats / (dims * math.log(2))
-
-
-def kl_divergence(p: Tensor, q: Tensor) -> Tensor:
-    """KL(p || q) in nats of two probability tables over the last dimension; 0 log 0 is 0."""
-    nats: Tensor = torch.special.xlogy(p, p) - torch.special.xlogy(p, q)
-    return nats.sum(-1)
-
-
-def js_divergence(p: Tensor, q: Tensor) -> Tensor:
-    """The Jensen-Shannon divergence in nats, at most log 2."""
-    middle = 0.5 * (p + q)
-    return 0.5 * (kl_divergence(p, middle) + kl_divergence(q, middle))
-
-
-def total_variation(p: Tensor, q: Tensor) -> Tensor:
-    """Half the L1 distance of two probability tables over the last dimension."""
-    return 0.5 * (p - q).abs().sum(-1)
