@@ -4,6 +4,15 @@ It knows x and context, and needs torch and numpy alone.
 """
 
 from rlgen.generative import data, flows, heads, metrics
+from rlgen.generative.adversarial.critic import Critic
+from rlgen.generative.adversarial.games import (
+    Minimax,
+    NonSaturating,
+    Wasserstein,
+    gradient_penalty,
+    r1_penalty,
+)
+from rlgen.generative.adversarial.gan import GAN
 from rlgen.generative.autoregressive.fvsbn import FVSBN
 from rlgen.generative.autoregressive.made import MADE
 from rlgen.generative.autoregressive.nade import NADE, RNADE
@@ -16,6 +25,8 @@ from rlgen.generative.flows.autoregressive import IAF, MAF
 from rlgen.generative.flows.coupling import RealNVP
 from rlgen.generative.flows.dequantise import Dequantised
 from rlgen.generative.flows.flow import Flow
+from rlgen.generative.functions import kernels
+from rlgen.generative.functions.gaussian_process import GaussianProcess
 from rlgen.generative.latent.vae import VAE
 from rlgen.generative.latent.vqvae import VQVAE
 from rlgen.generative.mixture_density import MixtureDensityNetwork

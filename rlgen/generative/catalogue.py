@@ -289,4 +289,26 @@ def catalogue() -> tuple[Family, ...]:
             ),
             context="none",
         ),
+        Family(
+            g.GAN,
+            "real numbers; images by convolutions",
+            "Goodfellow et al. 2014",
+            "a ring of 8 normals: at least 7 found, by at least 80 % of samples",
+            (
+                partial(g.GAN, 2, latent=3, hidden=(8,)),
+                partial(g.GAN, (), latent=1, hidden=(8,), game=g.Minimax(), r1=0.1),
+                partial(g.GAN, (1, 8, 8), latent=2, hidden=(8,)),
+            ),
+        ),
+        Family(
+            g.GaussianProcess,
+            "values of a function at points",
+            "Rasmussen and Williams 2006",
+            "posterior and marginal likelihood of scikit-learn to 1e-6",
+            (
+                partial(g.GaussianProcess, 2, noise=0.5),
+                lambda: g.GaussianProcess(3, inputs=2, kernel=g.kernels.Matern(), noise=0.5),
+            ),
+            context="required",
+        ),
     )  # fmt: skip
