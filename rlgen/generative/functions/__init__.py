@@ -1,0 +1,1 @@
+"""Models of functions: each is known by its values at a few points."""
