@@ -7,10 +7,10 @@ y = f + noise what is seen of them. K is the matrix of k(X_i, X_j).
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch import distributions as D
 
-from rlgen.generative.functions.kernels import RBF, Kernel
+from rlgen.generative.functions.kernels import RBF, Kernel, Positive
 from rlgen.generative.model import DensityModel
 from rlgen.generative.support import Real
 
@@ -26,7 +26,7 @@ class GaussianProcess(DensityModel):
     subtract that of the data.
 
     Everything is computed in float64, whatever the dtype of the model, and the diagonal of K gets a
-    few roundings where there is no noise: points may repeat, and noise may be tiny.
+    few roundings where it has no noise: points may repeat, and noise may be tiny.
 
     References:
         | Gaussian processes for machine learning (Rasmussen and Williams, 2006)
@@ -62,17 +62,16 @@ class GaussianProcess(DensityModel):
             raise ValueError(f"'event_shape' must be a positive number of points, {event_shape=}")
         if inputs < 1:
             raise ValueError(f"'inputs' must be positive, got {inputs}")
-        if noise <= 0:
-            raise ValueError(f"'noise' must be positive, got {noise}")
         super().__init__(event_shape, (event_shape, inputs))
         self.inputs = inputs
         self.kernel = RBF() if kernel is None else kernel
-        self.log_noise = nn.Parameter(torch.tensor(math.log(noise)))
+        self.noise_scale = Positive("noise", noise)
 
     @property
     def noise(self) -> Tensor:
         """The standard deviation of y given f."""
-        return self.log_noise.exp()
+        noise: Tensor = self.noise_scale().to(self.dtype)
+        return noise
 
     def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """log N(y; 0, K + noise^2 I), with shape (B,).
@@ -160,7 +159,7 @@ class GaussianProcess(DensityModel):
         diagonal = covariance.diagonal(dim1=-2, dim2=-1)
         jitter = 4.0 * n * torch.finfo(torch.float64).eps * diagonal.mean(-1, keepdim=True)
         first = torch.arange(n, device=points.device) < noisy
-        added = torch.maximum(jitter, first * torch.exp(2.0 * self.log_noise.double()))
+        added = torch.maximum(jitter, first * self.noise_scale().square())
         factor, failed = torch.linalg.cholesky_ex(covariance + torch.diag_embed(added))
         # what no jitter mends (parameters that diverged) shows as NaN, which trainers refuse
         sound: Tensor = factor.masked_fill((failed > 0)[..., None, None], math.nan)

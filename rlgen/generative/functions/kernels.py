@@ -13,8 +13,35 @@ from torch import Tensor, nn
 from rlgen.checkpoint import Configurable
 
 
+class Positive(nn.Module):
+    """A positive number, or several, to learn: start * exp(log_ratio).
+
+    What it starts at is kept apart, so that it is exact in float64 whatever the dtype of the model.
+
+    Args:
+        name: what the user calls it, for messages.
+        start: its value before training.
+    """
+
+    def __init__(self, name: str, start: float | Sequence[float]) -> None:
+        super().__init__()
+        numbers = torch.tensor(start, dtype=torch.float64)
+        if not (numbers > 0).all():
+            raise ValueError(f"{name!r} must be positive, got {start}")
+        self.start = start
+        self.log_ratio = nn.Parameter(torch.zeros(numbers.shape))
+
+    def forward(self) -> Tensor:
+        """Its value, in float64."""
+        ratio = self.log_ratio.double().exp()
+        return torch.tensor(self.start, dtype=ratio.dtype, device=ratio.device) * ratio
+
+
 class Kernel(Configurable, nn.Module, ABC):
-    """A positive semi-definite function k(x, x')."""
+    """A positive semi-definite function k(x, x'), which works in float64.
+
+    Call its parts to see what it has learnt, as in `kernel.length()`.
+    """
 
     @abstractmethod
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
@@ -45,12 +72,12 @@ class RBF(Kernel):
 
     def __init__(self, *, scale: float = 1.0, length: float | Sequence[float] = 1.0) -> None:
         super().__init__()
-        self.log_scale = _log_parameter("scale", scale)
-        self.log_length = _log_parameter("length", length)
+        self.scale = Positive("scale", scale)
+        self.length = Positive("length", length)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        square = _differences(x, y, self.log_length).square().sum(-1)
-        return torch.exp(2.0 * self.log_scale - 0.5 * square)
+        square = _differences(x, y, self.length()).square().sum(-1)
+        return self.scale().square() * torch.exp(-0.5 * square)
 
 
 class Matern(Kernel):
@@ -77,15 +104,15 @@ class Matern(Kernel):
         if derivatives not in (0, 1, 2):
             raise ValueError(f"'derivatives' must be 0, 1 or 2, got {derivatives}")
         self.derivatives = derivatives
-        self.log_scale = _log_parameter("scale", scale)
-        self.log_length = _log_parameter("length", length)
+        self.scale = Positive("scale", scale)
+        self.length = Positive("length", length)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        square = _differences(x, y, self.log_length).square().sum(-1)
+        square = _differences(x, y, self.length()).square().sum(-1)
         # the square root has no gradient at 0, and clamping gives it the right one, 0
         r = math.sqrt(2 * self.derivatives + 1) * square.clamp_min(1e-30).sqrt()
         polynomial = (1.0, 1.0 + r, 1.0 + r + r.square() / 3.0)[self.derivatives]
-        return polynomial * torch.exp(2.0 * self.log_scale - r)
+        return self.scale().square() * polynomial * torch.exp(-r)
 
 
 class Periodic(Kernel):
@@ -99,13 +126,13 @@ class Periodic(Kernel):
 
     def __init__(self, *, scale: float = 1.0, length: float = 1.0, period: float = 1.0) -> None:
         super().__init__()
-        self.log_scale = _log_parameter("scale", scale)
-        self.log_length = _log_parameter("length", length)
-        self.log_period = _log_parameter("period", period)
+        self.scale = Positive("scale", scale)
+        self.length = Positive("length", length)
+        self.period = Positive("period", period)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        sine = torch.sin(math.pi * _differences(x, y, self.log_period)) / self.log_length.exp()
-        return torch.exp(2.0 * self.log_scale - 2.0 * sine.square().sum(-1))
+        sine = torch.sin(math.pi * _differences(x, y, self.period())) / self.length()
+        return self.scale().square() * torch.exp(-2.0 * sine.square().sum(-1))
 
 
 class Linear(Kernel):
@@ -118,11 +145,11 @@ class Linear(Kernel):
 
     def __init__(self, *, scale: float = 1.0, offset: float = 1.0) -> None:
         super().__init__()
-        self.log_scale = _log_parameter("scale", scale)
-        self.log_offset = _log_parameter("offset", offset)
+        self.scale = Positive("scale", scale)
+        self.offset = Positive("offset", offset)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        return torch.exp(2.0 * self.log_offset) + torch.exp(2.0 * self.log_scale) * (x @ y.mT)
+        return self.offset().square() + self.scale().square() * (x @ y.mT)
 
 
 class Sum(Kernel):
@@ -151,13 +178,6 @@ class Product(Kernel):
         return product
 
 
-def _differences(x: Tensor, y: Tensor, log_length: Tensor) -> Tensor:
+def _differences(x: Tensor, y: Tensor, length: Tensor) -> Tensor:
     """(x_i - y_j) / length of all pairs, exact where points are near each other."""
-    return (x[..., :, None, :] - y[..., None, :, :]) / log_length.exp()
-
-
-def _log_parameter(name: str, value: float | Sequence[float]) -> nn.Parameter:
-    number = torch.tensor(value, dtype=torch.float64)
-    if not (number > 0).all():
-        raise ValueError(f"{name!r} must be positive, got {value}")
-    return nn.Parameter(number.log().to(torch.get_default_dtype()))
+    return (x[..., :, None, :] - y[..., None, :, :]) / length
