@@ -3,7 +3,7 @@
 It knows x and context, and needs torch and numpy alone.
 """
 
-from rlgen.generative import data, flows, heads, metrics
+from rlgen.generative import data, diffusion, flows, heads, metrics
 from rlgen.generative.adversarial.critic import Critic
 from rlgen.generative.adversarial.games import (
     Minimax,
@@ -20,6 +20,7 @@ from rlgen.generative.autoregressive.pixelcnn import PixelCNN
 from rlgen.generative.autoregressive.transformer import CausalTransformer
 from rlgen.generative.basic import BayesNet, Categorical, Gaussian
 from rlgen.generative.catalogue import Family, capabilities, catalogue, require
+from rlgen.generative.diffusion.ddpm import DDPM
 from rlgen.generative.fitting import History, cosine, fit
 from rlgen.generative.flows.autoregressive import IAF, MAF
 from rlgen.generative.flows.coupling import RealNVP

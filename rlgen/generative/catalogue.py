@@ -311,4 +311,23 @@ def catalogue() -> tuple[Family, ...]:
             ),
             context="required",
         ),
+        Family(
+            g.DDPM,
+            "real numbers",
+            "Ho et al. 2020",
+            "the full bound of a Gaussian, whose optimum is known, to 1e-3 nats",
+            (
+                partial(
+                    g.DDPM, 2, steps=5, schedule=g.diffusion.Linear(last=0.002), hidden=(16,)
+                ),
+                partial(
+                    g.DDPM,
+                    (),
+                    steps=4,
+                    schedule=g.diffusion.Cosine(),
+                    variance="posterior",
+                    hidden=(16,),
+                ),
+            ),
+        ),
     )  # fmt: skip
