@@ -77,7 +77,7 @@ class RBF(Kernel):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         square = _differences(x, y, self.length()).square().sum(-1)
-        return self.scale().square() * torch.exp(-0.5 * square)
+        return _square(self.scale) * torch.exp(-0.5 * square)
 
 
 class Matern(Kernel):
@@ -112,7 +112,7 @@ class Matern(Kernel):
         # the square root has no gradient at 0, and clamping gives it the right one, 0
         r = math.sqrt(2 * self.derivatives + 1) * square.clamp_min(1e-30).sqrt()
         polynomial = (1.0, 1.0 + r, 1.0 + r + r.square() / 3.0)[self.derivatives]
-        return self.scale().square() * polynomial * torch.exp(-r)
+        return _square(self.scale) * polynomial * torch.exp(-r)
 
 
 class Periodic(Kernel):
@@ -132,7 +132,7 @@ class Periodic(Kernel):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         sine = torch.sin(math.pi * _differences(x, y, self.period())) / self.length()
-        return self.scale().square() * torch.exp(-2.0 * sine.square().sum(-1))
+        return _square(self.scale) * torch.exp(-2.0 * sine.square().sum(-1))
 
 
 class Linear(Kernel):
@@ -149,7 +149,7 @@ class Linear(Kernel):
         self.offset = Positive("offset", offset)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        return self.offset().square() + self.scale().square() * (x @ y.mT)
+        return _square(self.offset) + _square(self.scale) * (x @ y.mT)
 
 
 class Sum(Kernel):
@@ -176,6 +176,11 @@ class Product(Kernel):
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         product: Tensor = self.one(x, y) * self.other(x, y)
         return product
+
+
+def _square(number: Positive) -> Tensor:
+    square: Tensor = number().square()
+    return square
 
 
 def _differences(x: Tensor, y: Tensor, length: Tensor) -> Tensor:
