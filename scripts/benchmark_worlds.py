@@ -1,11 +1,12 @@
 """Steps per CPU-second of the tensor worlds, with minigrid beside them in the same run.
 
     python scripts/benchmark_worlds.py
-    python scripts/benchmark_worlds.py --device cuda --copies 1024 16384 262144
+    python scripts/benchmark_worlds.py --device cuda --copies 1024 4096 16384 65536 262144
 
 Random actions; observations and restarts are included. minigrid's own vector environment of 8
-copies is timed before and after; ratios are to the mean of the two. On an accelerator, seconds are
-of the wall, with the device waited for.
+copies is timed before and after; ratios are to the mean of the two. envpool, navix and xminigrid
+stand beside it where they are installed. On an accelerator, seconds are of the wall, with the
+device waited for.
 """
 
 import platform
@@ -20,6 +21,7 @@ from typing import Any
 import gymnasium
 import torch
 import tyro
+import world_peers
 from torch import Tensor
 
 from rlgen.envs import FourRooms, MiniGrid, TensorWorld
@@ -44,6 +46,8 @@ class Options:
     device: str = "cpu"
     seconds: float = 2.0
     """of stepping for each figure"""
+    peer_copies: tuple[int, ...] = (64, 1024)
+    """of the other fast grid worlds that are installed"""
     out: Path | None = None
     """a markdown file for the table"""
 
@@ -96,31 +100,64 @@ def bytes_per_copy(world: TensorWorld[Any]) -> float:
     return sum(part.nbytes for part in parts) / world.num_envs
 
 
+def bandwidth(device: str, seconds: float = 1.0) -> float:
+    """Bytes a second that a plain copy reads and writes, for comparison."""
+    source = torch.zeros(2**28 if device != "cpu" else 2**26, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    wait(source.device)
+    start, copies = time.perf_counter(), 0
+    while time.perf_counter() - start < seconds:
+        for _ in range(8):
+            target.copy_(source)
+        wait(source.device)
+        copies += 8
+    return 2 * source.nbytes * copies / (time.perf_counter() - start)
+
+
 Row = tuple[str, int, float, float]
+PeerRow = tuple[str, str, int, float]
 
 
-def report(options: Options, rows: list[Row], base: float) -> str:
+def report(
+    options: Options, rows: list[Row], peers: list[PeerRow], base: float, bytes_a_second: float
+) -> str:
     """The table, with what it was measured on."""
     on_cpu = options.device == "cpu"
     where = "CPU, one thread" if on_cpu else torch.cuda.get_device_name(options.device)
     lines = [
         "# Worlds: steps a second",
         "",
-        f"`python scripts/benchmark_worlds.py --device {options.device}`",
+        f"`python scripts/benchmark_worlds.py --device {options.device} "
+        f"--seconds {options.seconds:g}`",
         "",
         f"{platform.machine()} {platform.system()}, {where}, Python {platform.python_version()}, "
         f"torch {version('torch')}, minigrid {version('minigrid')}; one run.",
         f"minigrid's SyncVectorEnv of 8 FourRooms beside it: {base:,.0f} steps a CPU-second.",
         *(["On a GPU: not measured."] if on_cpu else []),
+        f"A plain copy moves {bytes_a_second / 1e9:.0f} GB a second here. The last column is what "
+        "reading and writing each copy's bytes once a step takes of that.",
         "",
         f"| world | copies | steps a {'CPU-' if on_cpu else ''}second | times minigrid's FourRooms "
-        "| bytes a copy |",
-        "| --- | --- | --- | --- | --- |",
+        "| bytes a copy | of the bandwidth |",
+        "| --- | --- | --- | --- | --- | --- |",
     ]
     for name, copies, measured, size in rows:
+        share = measured * 2 * size / bytes_a_second
         lines.append(
-            f"| {name} | {copies} | {measured:,.0f} | {measured / base:.0f} | {size:.0f} |"
+            f"| {name} | {copies} | {measured:,.0f} | {measured / base:.0f} | {size:.0f} "
+            f"| {share:.1%} |"
         )
+    if peers:
+        lines += [
+            "",
+            "Others' MiniGrid-FourRooms in the same run. What they observe differs:",
+            "",
+            "| library | observation | copies | steps a CPU-second | times minigrid's |",
+            "| --- | --- | --- | --- | --- |",
+        ]
+    for name, seen, copies, measured in peers:
+        named = f"{name} {version(name)}"
+        lines.append(f"| {named} | {seen} | {copies} | {measured:,.0f} | {measured / base:.0f} |")
     return "\n".join(lines) + "\n"
 
 
@@ -135,7 +172,11 @@ def main(options: Options) -> None:
             measured = rate(world, options.seconds)
             rows.append((name, copies, measured, bytes_per_copy(world)))
             print(f"{name:32} {copies:8d} {measured:14,.0f}", flush=True)
-    text = report(options, rows, (before + minigrid_rate()) / 2)
+    peers: list[PeerRow] = []
+    for name, (seen, peer_rate) in world_peers.installed().items():
+        for copies in options.peer_copies:
+            peers.append((name, seen, copies, peer_rate(copies, options.seconds)))
+    text = report(options, rows, peers, (before + minigrid_rate()) / 2, bandwidth(options.device))
     print("\n" + text)
     if options.out is not None:
         options.out.parent.mkdir(parents=True, exist_ok=True)
