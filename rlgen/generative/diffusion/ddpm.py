@@ -67,7 +67,7 @@ class DDPM(GenerativeModel):
         steps: int = 1000,
         schedule: Schedule = Linear(),  # noqa: B008
         variance: Variance = "beta",
-        hidden: Sequence[int] = (128, 128),
+        hidden: Sequence[int] = (128, 128, 128),
         network: nn.Module | None = None,
         context_shape: Shape | None = None,
     ) -> None:
