@@ -330,4 +330,84 @@ def catalogue() -> tuple[Family, ...]:
                 ),
             ),
         ),
+        Family(
+            g.VFunc,
+            "functions, known by their values at a few points",
+            "Bachman et al. 2018",
+            "lines: within 0.15 nats a function of the exact evidence",
+            (
+                lambda: g.VFunc(
+                    3,
+                    g.functions.FunctionMLP(2, hidden=(8,)),
+                    prior=g.functions.StandardNormal(2),
+                    comparison=g.functions.Direct(g.functions.StandardNormal(2), hidden=(8,)),
+                    head=g.heads.FixedNormal(2.0),
+                ),
+                lambda: g.VFunc(
+                    (2, 2),
+                    g.functions.FunctionMLP(1, inputs=(1, 2), outputs=2, hidden=(8,)),
+                    inputs=(1, 2),
+                    prior=g.functions.StandardNormal(1),
+                    comparison=g.functions.Difference(
+                        1, inputs=(1, 2), outputs=2, hidden=(8,), scale=1.0
+                    ),
+                    head=g.heads.FixedNormal(1.0),
+                ),
+            ),
+            context="required",
+        ),
+        Family(
+            g.CPC,
+            "real numbers and images, in pairs with their contexts",
+            "van den Oord et al. 2018",
+            "information of correlated Gaussians: 1.25 to 1.46 of 1.44 nats, from batches of 256",
+            (
+                partial(g.CPC, 3, context_shape=2, features=4, hidden=(8,), bank=64),
+                partial(g.CPC, (1, 8, 8), context_shape=2, features=4, hidden=(8,), bank=64),
+            ),
+            context="required",
+            compares=True,
+        ),
+        Family(
+            g.RBM,
+            "bits",
+            "Smolensky 1986; Hinton 2002; Tieleman 2008",
+            "NLL <= 5.0 nats, exactly, on bars and stripes of 16 bits",
+            (
+                partial(g.RBM, 6, hidden=4, chains=32),
+                partial(g.RBM, (2, 2), hidden=6, persistent=False, steps=2),
+            ),
+            context="none",
+        ),
+        Family(
+            g.EnergyModel,
+            "real numbers; images by convolutions",
+            "LeCun et al. 2006; Du and Mordatch 2019",
+            "NLL <= entropy + 0.15 nats, by quadrature, on four modes",
+            (
+                partial(
+                    g.EnergyModel,
+                    2,
+                    hidden=(8,),
+                    sampler=g.energy.MALA(steps=2),
+                    buffer=16,
+                    reinit=0.5,
+                ),
+                partial(
+                    g.EnergyModel,
+                    (),
+                    hidden=(8,),
+                    sampler=g.energy.Langevin(step=0.1, steps=2),
+                    buffer=16,
+                    reinit=0.5,
+                ),
+                partial(
+                    g.EnergyModel,
+                    (1, 8, 8),
+                    sampler=g.energy.MALA(steps=2),
+                    buffer=16,
+                    reinit=0.5,
+                ),
+            ),
+        ),
     )  # fmt: skip
