@@ -151,7 +151,8 @@ class CPC(GenerativeModel):
             "feature_std": the smallest standard deviation of a feature. Their squares sum to F for
                 features spread evenly over the sphere, and to 0 for collapsed ones.
             "effective_rank": exp of the entropy of the normalised eigenvalues of the covariance of
-                the features, between 1 and F.
+                the features, between 1 and F. (That of their square roots, as in some papers, is
+                larger.) Where c tells only a few numbers of x, a few directions are enough.
             "information": the mean of `information`, where there is a context.
             "temperature": as learnt.
         """
