@@ -13,6 +13,9 @@ from rlgen.generative.adversarial.games import (
     r1_penalty,
 )
 from rlgen.generative.adversarial.gan import GAN
+from rlgen.generative.adversarial.infogan import InfoGAN
+from rlgen.generative.adversarial.mmd import MMDGenerator
+from rlgen.generative.adversarial.wasserstein import WGAN, WGANGP
 from rlgen.generative.autoregressive.fvsbn import FVSBN
 from rlgen.generative.autoregressive.made import MADE
 from rlgen.generative.autoregressive.nade import NADE, RNADE
@@ -22,6 +25,8 @@ from rlgen.generative.basic import BayesNet, Categorical, Gaussian
 from rlgen.generative.catalogue import Family, capabilities, catalogue, require
 from rlgen.generative.contrastive.cpc import CPC
 from rlgen.generative.diffusion.ddpm import DDPM
+from rlgen.generative.diffusion.score_sde import ScoreSDE
+from rlgen.generative.diffusion.sde import VE, VP
 from rlgen.generative.energy.energy_model import EnergyModel
 from rlgen.generative.energy.rbm import RBM
 from rlgen.generative.fitting import History, cosine, fit

@@ -86,12 +86,13 @@ class GAN(Adversarial):
         loss = super().critic_loss(x, context)
         if self.r1 == 0:
             return loss
-        penalty = r1_penalty(self.critic, x, context)
-        return loss + penalty * (0.5 * self.r1)
+        penalised: Tensor = loss + 0.5 * self.r1 * r1_penalty(self.critic, x, context)
+        return penalised
 
     def value(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """log D(x) + log(1 - D(G(z))) in nats with a fresh z for each x, with shape (B,)."""
-        return -NonSaturating().critic_loss(*self._logits(x, context))
+        value: Tensor = -NonSaturating().critic_loss(*self._logits(x, context))
+        return value
 
     def density_ratio(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """The critic's estimate of p_data(x) / p_model(x), with shape (B,)."""
