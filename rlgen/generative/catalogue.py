@@ -356,14 +356,20 @@ def catalogue() -> tuple[Family, ...]:
             "Song et al. 2021",
             "density of a mixture by its exact score: 2e-5 but for the prior, 0.02 with it",
             (
-                partial(g.ScoreSDE, 2, hidden=(16,), solver=g.diffusion.RungeKutta(20)),
+                partial(
+                    g.ScoreSDE,
+                    2,
+                    sde=g.VP(cutoff=0.01),
+                    hidden=(8,),
+                    solver=g.diffusion.RungeKutta(8),
+                ),
                 partial(
                     g.ScoreSDE,
                     (),
                     sde=g.VE(),
                     likelihood_weighting=True,
                     hidden=(16,),
-                    solver=g.diffusion.RungeKutta(40),
+                    solver=g.diffusion.RungeKutta(20),
                 ),
             ),
         ),
