@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from rlgen.generative.diffusion.network import VelocityNetwork, predict_noise
+from rlgen.generative.diffusion.network import VelocityNetwork, predict_noise, reverse_step
 from rlgen.generative.diffusion.schedules import Linear, Schedule, Steps, Variance
 from rlgen.generative.model import GenerativeModel, Shape, evaluating
 from rlgen.seeding import drawing_from
@@ -77,9 +77,12 @@ class DDPM(GenerativeModel):
         if variance not in ("beta", "posterior"):
             raise ValueError(f"'variance' must be 'beta' or 'posterior', got {variance!r}")
         self.steps = steps
+        self.register_buffer("origin", torch.zeros(self.event_shape))
         self.constants = Steps(schedule.betas(steps), variance)
         self.default = network is None
         self.network = network or VelocityNetwork(self.event_shape, hidden, self.context_shape)
+
+    origin: Tensor
 
     def loss(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """L_simple: the squared error of the noise at one random step; it is not in nats."""
@@ -190,8 +193,11 @@ class DDPM(GenerativeModel):
         visited = torch.linspace(0, self.steps, steps + 1, dtype=torch.float64).round().long()
         with evaluating(self), drawing_from(generator):
             x = self._start(n)
+            visited = visited.to(x.device)
             for t, before in zip(visited[1:].flip(0), visited[:-1].flip(0), strict=True):
-                x = self._stride(x, t.to(x.device), before.to(x.device), eta, context)
+                here, there = (self.constants.marginal(s.expand(n), x) for s in (t, before))
+                eps = self._predict(x, t.expand(n), context)
+                x = reverse_step(x, eps, here, there, eta)
         return x
 
     def _sample(self, n: int, context: Tensor | None) -> Tensor:
@@ -206,21 +212,8 @@ class DDPM(GenerativeModel):
                 x = x + constants.scale[step] * torch.randn_like(x)
         return x
 
-    def _stride(
-        self, x: Tensor, t: Tensor, before: Tensor, eta: float, context: Tensor | None
-    ) -> Tensor:
-        """From x_t to x_s, for an s before t: through the x_0 that the network takes x_t for."""
-        signal, noise = self.constants.signal, self.constants.noise
-        eps = self._predict(x, t.expand(x.shape[0]), context)
-        clean = (x - noise[t] * eps) / signal[t]
-        kept = signal[t] / signal[before]
-        scale = eta * noise[before] / noise[t] * (1.0 - kept.square()).clamp(min=0.0).sqrt()
-        direction = (noise[before].square() - scale.square()).clamp(min=0.0).sqrt()
-        return signal[before] * clean + direction * eps + scale * torch.randn_like(x)
-
     def _start(self, n: int) -> Tensor:
-        signal = self.constants.signal
-        return torch.randn(n, *self.event_shape, dtype=signal.dtype, device=signal.device)
+        return torch.randn_like(self.origin.expand(n, *self.event_shape))
 
     def _predict(self, x: Tensor, t: Tensor, context: Tensor | None) -> Tensor:
         """eps(x_t, t) for integer steps with shape (B,)."""
@@ -236,7 +229,8 @@ class DDPM(GenerativeModel):
     def _all_steps(self, x: Tensor, times: int = 1) -> tuple[Tensor, ...]:
         """1, ..., T, several times over, in parts for which x fits into memory."""
         steps = torch.arange(1, self.steps + 1, device=x.device).repeat(times)
-        return steps.split(max(1, _NOISED // x.numel()))
+        parts: tuple[Tensor, ...] = steps.split(max(1, _NOISED // x.numel()))
+        return parts
 
     def _terms(self, x: Tensor, t: Tensor, noise: Tensor, context: Tensor | None) -> Tensor:
         """The terms of steps t with shape (S,), for noise (S, B, *event_shape): (S, B)."""
@@ -245,7 +239,8 @@ class DDPM(GenerativeModel):
             context = context.expand(len(t), *context.shape).flatten(0, 1)
         each = t.repeat_interleave(x.shape[0])
         error = self._error(many, each, noise.flatten(0, 1), context).reshape(noise.shape[:2])
-        weight, constant = self.constants.weight[t], self.constants.constant[t]
+        constants = self.constants
+        weight, constant = constants.weight[t].to(x.dtype), constants.constant[t].to(x.dtype)
         return weight[:, None] * error + x[0].numel() * constant[:, None]
 
     def _last_kl(self, x: Tensor) -> Tensor:

@@ -38,6 +38,7 @@ class VelocityNetwork(nn.Module):
         check_widths("hidden", hidden)
         if not hidden:
             raise ValueError("'hidden' must hold at least one width, got none")
+        self.register_buffer("frequencies", torch.tensor(_FREQUENCIES), persistent=False)
         numbers = math.prod(event_shape)
         extra = 0 if context_shape is None else math.prod(context_shape)
         self.first = nn.Linear(numbers, hidden[0])
@@ -49,8 +50,11 @@ class VelocityNetwork(nn.Module):
             for parameter in self.layers[-1].parameters():
                 parameter.zero_()
 
+    frequencies: Tensor
+
     def forward(self, x: Tensor, c: Tensor, context: Tensor | None = None) -> Tensor:
-        known = level_features(c)
+        waves = c[:, None] * self.frequencies
+        known = torch.cat([0.25 * c[:, None], waves.sin(), waves.cos()], dim=1)
         if context is not None:
             known = torch.cat([known, context.reshape(len(c), -1)], dim=1)
         code = self.code(known)
@@ -62,12 +66,6 @@ class VelocityNetwork(nn.Module):
             skip = i + 1 < len(self.layers) and out.shape == h.shape
             h = h + out if skip else out
         return h.reshape(x.shape)
-
-
-def level_features(c: Tensor) -> Tensor:
-    """Log ratios with shape (B,) -> (B, 9), a smooth code of the noise level."""
-    waves = c[:, None] * c.new_tensor(_FREQUENCIES)
-    return torch.cat([0.25 * c[:, None], waves.sin(), waves.cos()], dim=1)
 
 
 def predict_noise(
@@ -94,3 +92,36 @@ def predict_noise(
     c = (noise / signal).log().reshape(-1)
     out: Tensor = noise * x + signal * network(x, c, context)
     return out
+
+
+def reverse_step(
+    x: Tensor,
+    eps: Tensor,
+    here: tuple[Tensor, Tensor],
+    there: tuple[Tensor, Tensor],
+    eta: float = 1.0,
+) -> Tensor:
+    """From x_t to x_r at an earlier r, through the x_0 that the predicted noise implies.
+
+    x_r = a_r (x_t - s_t eps) / a_t + sqrt(s_r^2 - w^2) eps + w z,
+    w   = eta s_r sqrt(1 - (a_t s_r / (a_r s_t))^2)
+
+    With eta = 1, w^2 is the variance of q(x_r | x_t, x_0) and short steps follow the reverse SDE;
+    with eta = 0 they follow the probability-flow ODE. At s_r = 0 no noise is added.
+
+    References:
+        | Denoising diffusion implicit models (Song et al., 2021), https://arxiv.org/abs/2010.02502
+
+    Args:
+        x: x_t.
+        eps: the noise predicted in it.
+        here: a_t and s_t.
+        there: a_r and s_r.
+        eta: from 0 to 1.
+    """
+    (signal, noise), (signal_there, noise_there) = here, there
+    clean = (x - noise * eps) / signal
+    shrunk = signal * noise_there / (signal_there * noise)
+    fresh = eta * noise_there * (1.0 - shrunk.square()).clamp(min=0.0).sqrt()
+    kept = (noise_there.square() - fresh.square()).clamp(min=0.0).sqrt()
+    return signal_there * clean + kept * eps + fresh * torch.randn_like(x)
