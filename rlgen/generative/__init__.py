@@ -36,6 +36,7 @@ from rlgen.generative.flows.dequantise import Dequantised
 from rlgen.generative.flows.flow import Flow
 from rlgen.generative.functions import kernels
 from rlgen.generative.functions.gaussian_process import GaussianProcess
+from rlgen.generative.functions.regression import FunctionRegression
 from rlgen.generative.functions.vfunc import VFunc
 from rlgen.generative.latent.vae import VAE
 from rlgen.generative.latent.vqvae import VQVAE

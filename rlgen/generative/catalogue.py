@@ -400,6 +400,26 @@ def catalogue() -> tuple[Family, ...]:
             context="required",
         ),
         Family(
+            g.FunctionRegression,
+            "numbers at points, where unlabelled points are many",
+            "Bachman et al. 2018",
+            "6 points: within 0.15 of a Gaussian process, 0.5 to 1.5 times as unsure in the gap",
+            (
+                lambda: g.FunctionRegression(
+                    g.VFunc(
+                        3,
+                        g.functions.FunctionMLP(2, inputs=2, hidden=(8,)),
+                        inputs=2,
+                        prior=g.functions.StandardNormal(2),
+                    ),
+                    process=g.GaussianProcess(3, inputs=2),
+                    examples=64,
+                    draws=2,
+                ),
+            ),
+            context="required",
+        ),
+        Family(
             g.CPC,
             "real numbers and images, in pairs with their contexts",
             "van den Oord et al. 2018",

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from rlgen.generative.functions.comparisons import Direct, Scoring
+from rlgen.generative.functions.comparisons import Difference, Direct, Encoding, Scoring
 from rlgen.generative.functions.noise import noise_entropy
 from rlgen.generative.functions.priors import Prior, StandardNormal
 from rlgen.generative.heads import FixedNormal, Head
@@ -53,8 +53,9 @@ class VFunc(GenerativeModel):
             or any module that takes the same.
         inputs: the shape of one point; an int means a vector. The context has shape (m, *inputs).
         prior: p(z); StandardNormal(8) unless given.
-        comparison: q(z | f); `Direct` unless given. One that gives scores, such as `Similarity`, is
-            enough for `information(candidates=k)`, and for all else where z is a symbol.
+        comparison: q(z | f); unless given, `Difference` for a normal prior under normal noise, and
+            else `Direct`, which costs less and knows less. One that gives scores, such as
+            `Similarity`, is enough for `information(candidates=k)`, and for all symbols z.
         head: the noise; its amount must not depend on the outputs, as this would be trained, and
             noise maximises the entropy of functions without any use of z.
 
@@ -94,10 +95,7 @@ class VFunc(GenerativeModel):
         self.noise_entropy = noise_entropy(head, tuple(self.event_shape))
         self.latents = StandardNormal() if prior is None else prior
         self.function = function
-        if comparison is None:
-            outputs = math.prod(self.event_shape[1:])
-            comparison = Direct(self.latents, inputs=tuple(input_shape), outputs=outputs)
-        self.comparison = comparison
+        self.comparison = self._usual_comparison() if comparison is None else comparison
 
     @property
     def prior(self) -> Distribution:
@@ -164,15 +162,31 @@ class VFunc(GenerativeModel):
             Nats for each draw, with shape (B,) or (n,); the bound is their mean.
         """
         points, draws = self._point_sets(points, n)
-        if candidates is not None and candidates < 2:
-            raise ValueError(f"'candidates' must be at least 2, got {candidates}")
         z = self.prior.sample(torch.Size([draws]))
-        each = points.expand(draws, *points.shape[1:])
-        f = self._decode(z, each).rsample()
-        if candidates is None:
-            return self._encode(f, each).log_prob(z) + self.latents.entropy
-        scores = self._candidate_scores(f, points, z, candidates)
-        return math.log(candidates) + scores[:, 0] - scores.logsumexp(1)
+        f = self._decode(z, points.expand(draws, *points.shape[1:])).rsample()
+        return self._information(z, f, points, candidates)
+
+    def information_of(
+        self, z: Tensor, f: Tensor, points: Tensor, *, candidates: int | None = None
+    ) -> Tensor:
+        """The terms of `information` for draws that were made elsewhere: z ~ p(z), f ~ p(f | z, X).
+
+        Args:
+            z: codes with shape (B, *shape of z).
+            f: values with shape (B, *event_shape).
+            points: with shape (B, m, *inputs), or (m, *inputs) for all.
+            candidates: as in `information`.
+
+        Returns:
+            Nats for each draw, with shape (B,).
+        """
+        z = self.latents.support.check("z", z, self.latents.shape, self.dtype)
+        f = self.support.check("f", f, self.event_shape, self.dtype)
+        shared = isinstance(points, Tensor) and points.shape == self.context_shape
+        points, draws = self._point_sets(points, len(z) if shared else None)
+        if not len(z) == len(f) == draws:
+            raise ValueError(f"'z' and 'f' must hold {draws} draws, got {len(z)} and {len(f)}")
+        return self._information(z, f, points, candidates)
 
     def entropy_bound(
         self, points: Tensor, n: int | None = None, *, candidates: int | None = None
@@ -188,6 +202,14 @@ class VFunc(GenerativeModel):
         with drawing_from(generator):
             z = self.prior.sample(torch.Size([n]))
         return Functions(self, z)
+
+    def _usual_comparison(self) -> Encoding:
+        assert self.context_shape is not None
+        inputs, outputs = tuple(self.context_shape[1:]), math.prod(self.event_shape[1:])
+        if isinstance(self.latents, StandardNormal) and isinstance(self.head, FixedNormal):
+            (latent,) = self.latents.shape
+            return Difference(latent, inputs=inputs, outputs=outputs, scale=self.head.scale)
+        return Direct(self.latents, inputs=inputs, outputs=outputs)
 
     def _sample(self, n: int, context: Tensor | None) -> Tensor:
         z = self.prior.sample(torch.Size([n]))
@@ -247,6 +269,16 @@ class VFunc(GenerativeModel):
             points = points[None]
         checked = cast(Tensor, self.check_context(len(points), points))
         return checked, len(checked) if n is None else n
+
+    def _information(self, z: Tensor, f: Tensor, points: Tensor, candidates: int | None) -> Tensor:
+        if candidates is None:
+            q = self._encode(f, points.expand(len(f), *points.shape[1:]))
+            log_prob: Tensor = q.log_prob(z)
+            return log_prob + self.latents.entropy
+        if candidates < 2:
+            raise ValueError(f"'candidates' must be at least 2, got {candidates}")
+        scores = self._candidate_scores(f, points, z, candidates)
+        return math.log(candidates) + scores[:, 0] - scores.logsumexp(1)
 
     def _candidate_scores(self, f: Tensor, points: Tensor, z: Tensor, candidates: int) -> Tensor:
         """Scores of k candidates for each f, the first of which made it, with shape (B, k)."""
