@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rlgen.generative.energy.paths import Annealed, GeometricPath
-from rlgen.generative.energy.samplers import MALA, EnergyFunction, Sampler, half_square
+from rlgen.generative.energy.samplers import MALA, Sampler, half_square
 from rlgen.generative.model import GenerativeModel, Objective, Shape
 from rlgen.generative.nets import ContextMLP, ImageEncoder, is_image
 
@@ -21,6 +21,8 @@ _WIDER = 1.5
 _NARROWEST = 0.1
 # how fast the sampler's step follows what is accepted
 _RATE = 0.05
+# the network sees u times this: what matters lies within the base, where it is nearly linear
+_GAIN = 3.0
 # samples are this many times as old as a chain of the training becomes on average
 _OLDER = 5
 
@@ -28,7 +30,7 @@ _OLDER = 5
 class EnergyModel(GenerativeModel):
     """A normal distribution, tilted by a network, and learnt from Markov chains.
 
-    p(x) = exp(-E(x)) / Z,  E(x) = |u|^2 / 2 + f(u)
+    p(x) = exp(-E(x)) / Z,  E(x) = |u|^2 / 2 + f(u, context)
 
     The quadratic term keeps Z finite for any weights, since a network grows linearly at most; it
     keeps chains near the data, too. The base is placed on the first minibatch (mean, and 1.5
@@ -38,10 +40,12 @@ class EnergyModel(GenerativeModel):
 
     whose first two terms have the gradient of -log p(x); the last one keeps energies near zero,
     where their constant is free to drift. After each step of a trainer, never in `loss`, each chain
-    of the buffer begins afresh at the base with probability `reinit`, and all take
-    `sampler.steps` steps. No gradient flows through them.
+    of the buffer begins afresh at the base with probability `reinit`, and all take one jump and
+    `sampler.steps` steps. A jump proposes a sample of the base, accepted with probability
+    min(1, exp(f(u) - f(u'))): where there are few dimensions, it leads from mode to mode and so
+    gets their weights right. No gradient flows through the chains.
 
-    Samples are chains from the base that are several times older than those of the training.
+    Samples are chains from the base, several times older than those of the training become.
     For log Z see `metrics.ais`, which takes the model or, with a context, its `annealed(context)`.
 
     References:
@@ -51,7 +55,7 @@ class EnergyModel(GenerativeModel):
     Args:
         event_shape: of one x.
         hidden: widths of the MLP's hidden layers. None, the default, takes convolutions for images
-            of at least 8x8 and (128, 128) for all else.
+            of at least 8x8 and (64, 64) for all else.
         sampler: how chains move: `energy.MALA()` or `energy.Langevin()`. Their steps are in units
             of u; MALA's is tuned while the model trains.
         buffer: how many chains.
@@ -105,7 +109,7 @@ class EnergyModel(GenerativeModel):
         if self.convolutional:
             self.net = ImageEncoder(self.event_shape, 1, context_shape=self.context_shape)
         else:
-            widths = (128, 128) if hidden is None else hidden
+            widths = (64, 64) if hidden is None else hidden
             self.net = ContextMLP(self.event_shape.numel(), 1, self.context_shape, widths)
         self.register_buffer("centre", torch.zeros(self.event_shape))
         self.register_buffer("scale", torch.ones(self.event_shape))
@@ -164,26 +168,33 @@ class EnergyModel(GenerativeModel):
     def diagnose(self, x: Tensor, context: Tensor | None = None) -> dict[str, float]:
         """The acceptance rate of the chains, and by how much their energies exceed those of x."""
         x, context = self.check(x, context)
-        moves = self._energy_of(self._chain_contexts())
-        chains, accepted = self.sampler.move(moves, self.chains, self.step, self.sampler.steps)
-        gap = moves(chains).mean() - self.energy(x, context).mean()
+        contexts = self._chain_contexts()
+        chains, accepted = self._move(self.chains, contexts)
+        gap = self._energy(chains, contexts).mean() - self.energy(x, context).mean()
         return {"acceptance": float(accepted.mean()), "energy_gap": float(gap)}
 
     def _sample(self, n: int, context: Tensor | None) -> Tensor:
         u = torch.randn(n, *self.event_shape, dtype=self.centre.dtype, device=self.centre.device)
-        steps = math.ceil(_OLDER * self.sampler.steps / self.reinit)
-        u, _ = self.sampler.move(self._energy_of(context), u, self.step, steps)
+        for _ in range(math.ceil(_OLDER / self.reinit)):
+            u, _ = self._move(u, context)
         return self.centre + self.scale * u
 
     def _tilt(self, u: Tensor, context: Tensor | None) -> Tensor:
+        u = _GAIN * u
         out: Tensor = self.net(u[..., None] if self.convolutional else u, context)
         return out[:, 0]
 
     def _energy(self, u: Tensor, context: Tensor | None) -> Tensor:
         return half_square(u) + self._tilt(u, context)
 
-    def _energy_of(self, context: Tensor | None) -> EnergyFunction:
-        return lambda u: self._energy(u, context)
+    @torch.no_grad()
+    def _move(self, u: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        """A jump and the sampler's steps, which all keep exp(-E); and the acceptance rates."""
+        proposed = torch.randn_like(u)
+        chance = (self._tilt(u, context) - self._tilt(proposed, context)).exp()
+        accepted = torch.rand_like(chance) < chance
+        u = torch.where(accepted.reshape(-1, *[1] * (u.ndim - 1)), proposed, u)
+        return self.sampler.move(lambda u: self._energy(u, context), u, self.step)
 
     def _chain_contexts(self) -> Tensor | None:
         return None if self.context_shape is None else self.chain_contexts
@@ -218,8 +229,7 @@ class EnergyModel(GenerativeModel):
             drawn = context[torch.randint(len(context), (count,), device=x.device)]
             each = fresh.reshape(-1, *[1] * (context.ndim - 1))
             self.chain_contexts.copy_(torch.where(each, drawn, self.chain_contexts))
-        moves = self._energy_of(self._chain_contexts())
-        u, accepted = self.sampler.move(moves, u, self.step, self.sampler.steps)
+        u, accepted = self._move(u, self._chain_contexts())
         self.chains.copy_(u)
         self.filled.fill_(True)
         if self.sampler.wanted is not None:

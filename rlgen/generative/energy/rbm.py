@@ -72,7 +72,7 @@ class RBM(DensityModel):
         event_shape: Shape,
         *,
         hidden: int = 64,
-        steps: int = 1,
+        steps: int = 5,
         persistent: bool = True,
         chains: int = 256,
     ) -> None:

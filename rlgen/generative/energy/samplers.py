@@ -170,10 +170,8 @@ class Sampler(Configurable, ABC):
             raise ValueError(f"'steps' must be positive, got {self.steps}")
 
     @abstractmethod
-    def move(
-        self, energy: EnergyFunction, x: Tensor, step: Tensor, steps: int
-    ) -> tuple[Tensor, Tensor]:
-        """Chains after `steps` steps from x, and their acceptance rates with shape (B,)."""
+    def move(self, energy: EnergyFunction, x: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
+        """Chains after `self.steps` steps from x, and their acceptance rates with shape (B,)."""
 
 
 @dataclass(frozen=True)
@@ -183,10 +181,8 @@ class Langevin(Sampler):
     step: float = 0.01
     steps: int = 20
 
-    def move(
-        self, energy: EnergyFunction, x: Tensor, step: Tensor, steps: int
-    ) -> tuple[Tensor, Tensor]:
-        return langevin(energy, x, step=step, steps=steps), x.new_ones(len(x))
+    def move(self, energy: EnergyFunction, x: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
+        return langevin(energy, x, step=step, steps=self.steps), x.new_ones(len(x))
 
 
 @dataclass(frozen=True)
@@ -199,10 +195,8 @@ class MALA(Sampler):
     """
 
     step: float = 0.05
-    steps: int = 10
+    steps: int = 5
     wanted: ClassVar[float | None] = 0.574
 
-    def move(
-        self, energy: EnergyFunction, x: Tensor, step: Tensor, steps: int
-    ) -> tuple[Tensor, Tensor]:
-        return hamiltonian(energy, x, size=step.sqrt(), leapfrogs=1, steps=steps)
+    def move(self, energy: EnergyFunction, x: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
+        return hamiltonian(energy, x, size=step.sqrt(), leapfrogs=1, steps=self.steps)
