@@ -153,5 +153,5 @@ def _rounded(plan: Tensor, a: Tensor, b: Tensor) -> Tensor:
     tiny = torch.finfo(plan.dtype).tiny
     plan = plan * (a / plan.sum(1).clamp_min(tiny)).clamp_max(1.0)[:, None]
     plan = plan * (b / plan.sum(0).clamp_min(tiny)).clamp_max(1.0)
-    missing_a, missing_b = a - plan.sum(1), b - plan.sum(0)
+    missing_a, missing_b = (a - plan.sum(1)).relu(), (b - plan.sum(0)).relu()
     return plan + missing_a[:, None] * missing_b / missing_a.sum().clamp_min(tiny)
