@@ -321,6 +321,28 @@ def catalogue() -> tuple[Family, ...]:
             ),
         ),
         Family(
+            g.InfoGAN,
+            "real numbers; images by convolutions",
+            "Chen et al. 2016",
+            "4 clusters: the bound is at least 0.9 ln 4 and the purity of codes at least 95 %",
+            (
+                partial(g.InfoGAN, 2, categories=3, latent=2, hidden=(8,)),
+                partial(g.InfoGAN, (), categories=0, continuous=2, latent=1, hidden=(8,)),
+                partial(g.InfoGAN, (1, 8, 8), continuous=1, latent=2, hidden=(8,)),
+            ),
+        ),
+        Family(
+            g.MMDGenerator,
+            "real numbers; images by convolutions",
+            "Li et al. 2015; Dziugaite et al. 2015",
+            "a ring of 8 normals: mean and covariance within 5 %",
+            (
+                partial(g.MMDGenerator, 2, latent=3, hidden=(8,)),
+                partial(g.MMDGenerator, (), latent=1, hidden=(8,)),
+            ),
+            compares=True,
+        ),
+        Family(
             g.GaussianProcess,
             "values of a function at points",
             "Rasmussen and Williams 2006",
