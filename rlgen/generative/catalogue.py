@@ -381,15 +381,15 @@ def catalogue() -> tuple[Family, ...]:
                 partial(
                     g.ScoreSDE,
                     2,
-                    sde=g.VP(cutoff=0.01),
+                    sde=g.VP(beta_max=5.0, cutoff=0.01),
                     hidden=(8,),
                     solver=g.diffusion.RungeKutta(8),
                 ),
                 partial(
                     g.ScoreSDE,
                     (),
-                    sde=g.VE(),
-                    likelihood_weighting=True,
+                    sde=g.VE(high=5.0),
+                    likelihood_weighting=False,
                     hidden=(16,),
                     solver=g.diffusion.RungeKutta(20),
                 ),

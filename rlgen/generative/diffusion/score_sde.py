@@ -30,9 +30,13 @@ _EXACT = 16
 class ScoreSDE(DensityModel):
     r"""A score of noised data, learnt by denoising, and the flow that it drives noise along.
 
-    loss     = |eps - eps(x_t, t)|^2 at one random t, where score(x, t) = -eps(x, t) / s
+    loss     = KL(q(x_1 | x_0) || N(0, prior_scale^2 I)) - E log N(x_0; x_t / a, (s / a)^2 I)
+               + integral over c of |eps - eps(x_t, t)|^2, by one random c
     log_prob = log N(x_1; 0, prior_scale^2 I) + integral of div over the probability-flow ODE
                dx/dt = f(t) x - 1/2 g(t)^2 score(x, t)
+
+    with score(x, t) = -eps(x, t) / s. In expectation the loss is at least the negative log density
+    of the reverse SDE, in nats, with a last step from the cutoff's t to the data.
 
     What `log_prob` is the density of: of `sample`, which follows the same ODE back. It is NOT that
     of the SDE (`sample_sde` and `sample_annealed` agree with it only as far as the score is right),
@@ -56,8 +60,8 @@ class ScoreSDE(DensityModel):
     Args:
         event_shape: of one x, which is best about as large as standard normal numbers.
         sde: `VP` or `VE`.
-        likelihood_weighting: draw t such that the loss bounds the negative log-likelihood of the
-            SDE up to a constant, in nats; else t is uniform, which favours samples.
+        likelihood_weighting: the loss as above; else it is |eps - eps(x_t, t)|^2 at a uniform t,
+            NOT in nats, which cares less for the finest detail.
         hidden: widths of the hidden layers of the default network.
         network: predicts eps = -s score in its place: `forward(x, t, context)` gets x_t with shape
             (B, *event_shape), t with shape (B,), and the context or None.
@@ -82,7 +86,7 @@ class ScoreSDE(DensityModel):
         event_shape: Shape,
         *,
         sde: SDE = VP(),  # noqa: B008
-        likelihood_weighting: bool = False,
+        likelihood_weighting: bool = True,
         hidden: Sequence[int] = (128, 128, 128),
         network: nn.Module | None = None,
         solver: Solver = RungeKutta(),  # noqa: B008
@@ -102,23 +106,15 @@ class ScoreSDE(DensityModel):
     origin: Tensor
 
     def loss(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """Denoising score matching: the squared error of the noise at one random t.
-
-        With `likelihood_weighting` c is uniform, and the loss, times the length of its span, is in
-        nats; without, t is uniform and it is not.
-        """
+        """Denoising score matching at one random t (see the class), with shape (B,)."""
         x, context = self.check(x, context)
         low, high = self.sde.span
         u = torch.rand(x.shape[0], dtype=x.dtype, device=x.device)
-        if self.likelihood_weighting:
-            c, weight = low + (high - low) * u, high - low
-        else:
-            c, weight = self.sde.log_ratio(self.sde.cutoff + (1.0 - self.sde.cutoff) * u), 1.0
-        signal, noise = self._levels(c, x)
-        eps = torch.randn_like(x)
-        error = eps - self._predict(signal * x + noise * eps, c, context)
-        loss: Tensor = weight * error.square().reshape(x.shape[0], -1).sum(1)
-        return loss
+        if not self.likelihood_weighting:
+            t = self.sde.cutoff + (1.0 - self.sde.cutoff) * u
+            return self._error(x, self.sde.log_ratio(t), context)
+        error = self._error(x, low + (high - low) * u, context)
+        return (high - low) * error + self._ends(x, low, high)
 
     def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """The log density of `sample`; random where the trace is not exact (see the class)."""
@@ -238,6 +234,22 @@ class ScoreSDE(DensityModel):
 
     def _sample(self, n: int, context: Tensor | None) -> Tensor:
         return self._from_noise(self._start(n), context)
+
+    def _error(self, x: Tensor, c: Tensor, context: Tensor | None) -> Tensor:
+        """|eps - eps(x_t, t)|^2 at log ratios c with shape (B,)."""
+        signal, noise = self._levels(c, x)
+        eps = torch.randn_like(x)
+        error = eps - self._predict(signal * x + noise * eps, c, context)
+        return error.square().reshape(x.shape[0], -1).sum(1)
+
+    def _ends(self, x: Tensor, low: float, high: float) -> Tensor:
+        """KL(q(x_1 | x_0) || prior) - E log N(x_0; x_t / a, (s / a)^2 I) at the cutoff's t."""
+        signal, noise = self.sde.levels(x.new_full((), high))
+        variance = (noise / self.sde.prior_scale).square()
+        mean2 = (signal / self.sde.prior_scale * x).square()
+        last = 0.5 * (mean2 + variance - 1.0 - variance.log())
+        first = 0.5 * math.log(2.0 * math.pi * math.e) + low
+        return (last + first).reshape(x.shape[0], -1).sum(1)
 
     def _start(self, n: int) -> Tensor:
         """x_1, from the prior."""
