@@ -19,8 +19,8 @@ import matplotlib.pyplot as plt
 import torch
 import tyro
 from gallery_panels import Data, Panel
+from matplotlib.axes import Axes
 from rich.console import Console
-from torch import Tensor
 
 from rlgen.generative import (
     CPC,
@@ -30,6 +30,7 @@ from rlgen.generative import (
     WGAN,
     WGANGP,
     EnergyModel,
+    FunctionRegression,
     GaussianProcess,
     GenerativeModel,
     InfoGAN,
@@ -57,7 +58,6 @@ class Picture:
         steps: how long.
         panels: what is drawn, from left to right.
         lr: the learning rate.
-        batch_size: examples in a minibatch.
     """
 
     name: str
@@ -66,7 +66,6 @@ class Picture:
     steps: int
     panels: tuple[Panel, ...]
     lr: float = 1e-3
-    batch_size: int = 256
 
 
 def moons() -> Data:
@@ -103,6 +102,13 @@ def six_points() -> Data:
     return Data(torch.sin(2.0 * x).mT + 0.5 * x.mT, x[None])
 
 
+def six_numbers() -> Data:
+    """The same, as six examples."""
+    values, places = six_points()
+    assert places is not None
+    return Data(values[0], places[0])
+
+
 def waves() -> Data:
     """Sines of any amplitude and phase, each known at eight points of its own."""
     x = 6.0 * torch.rand(5000, 8, 1) - 3.0
@@ -116,26 +122,45 @@ def wave_model() -> VFunc:
     return VFunc(8, functions.FunctionMLP(4), prior=prior, comparison=comparison)
 
 
+def regression(maxent: bool) -> FunctionRegression:
+    prior = functions.StandardNormal(8)
+    comparison = functions.Difference(8)
+    family = VFunc(24, functions.FunctionMLP(8), prior=prior, comparison=comparison)
+    process = GaussianProcess(24, kernel=kernels.RBF(length=0.8), noise=0.1)
+    given = process if maxent else None
+    return FunctionRegression(family, process=given, examples=6, low=-3.0, high=3.0, draws=4)
+
+
+def without_maxent(axis: Axes, model: FunctionRegression, shown: Data) -> None:
+    """The same functions, fitted to the data alone."""
+    torch.manual_seed(0)
+    other = regression(maxent=False)
+    train(other, shown, 1500, 2e-3)
+    panels.spread(axis, other, shown)
+    axis.set_title("without maximum entropy")
+
+
 PICTURES = (
     Picture(
         "GAN",
-        lambda: GAN(2, r1=0.1),
+        lambda: GAN(2),
+        ring,
+        6000,
+        (panels.points, panels.samples, panels.critic),
+        lr=4e-3,
+    ),
+    Picture(
+        "WGAN",
+        lambda: WGAN(2, clip=0.1, lr=1e-3),
         ring,
         2000,
         (panels.points, panels.samples, panels.critic),
     ),
     Picture(
-        "WGAN",
-        lambda: WGAN(2, clip=0.05, lr=5e-4),
-        ring,
-        800,
-        (panels.points, panels.samples, panels.critic),
-    ),
-    Picture(
         "WGANGP",
-        lambda: WGANGP(2, lr=1e-3, penalty=1.0),
+        lambda: WGANGP(2, lr=2e-3, penalty=1.0),
         ring,
-        800,
+        2000,
         (panels.points, panels.samples, panels.critic),
     ),
     Picture(
@@ -149,41 +174,44 @@ PICTURES = (
         "MMDGenerator",
         lambda: MMDGenerator(2),
         ring,
-        2000,
+        4000,
         (panels.points, panels.samples, panels.witness),
+        lr=4e-3,
     ),
     Picture(
         "RBM",
-        lambda: RBM((4, 4), hidden=16),
+        lambda: RBM((4, 4), hidden=32),
         bars_and_stripes,
-        6000,
+        8000,
         (panels.bits, panels.sampled_bits, panels.mass),
-        lr=5e-3,
+        lr=1e-2,
     ),
     Picture(
         "EnergyModel",
         lambda: EnergyModel(2),
         moons,
-        1000,
+        2500,
         (panels.points, panels.samples, panels.energy),
+        lr=2e-3,
     ),
     Picture(
         "DDPM",
         lambda: DDPM(2, steps=100),
         moons,
-        3000,
+        4000,
         (
             panels.points,
             panels.samples,
             panels.sampled_by("10 strided steps", "sample_strided", steps=10),
             panels.scores(0.1),
         ),
+        lr=3e-3,
     ),
     Picture(
         "ScoreSDE",
         lambda: ScoreSDE(2),
         moons,
-        3000,
+        4000,
         (
             panels.points,
             panels.samples,
@@ -191,6 +219,7 @@ PICTURES = (
             panels.density,
             panels.scores(0.1),
         ),
+        lr=3e-3,
     ),
     Picture(
         "GaussianProcess",
@@ -210,6 +239,19 @@ PICTURES = (
             panels.drawn_functions,
             panels.inferred_functions,
             panels.between_functions,
+        ),
+        lr=2e-3,
+    ),
+    Picture(
+        "FunctionRegression",
+        lambda: regression(maxent=True),
+        six_numbers,
+        1500,
+        (
+            panels.spread,
+            panels.regressed_functions,
+            panels.regressed_between,
+            without_maxent,
         ),
         lr=2e-3,
     ),
@@ -238,11 +280,17 @@ def main(only: tuple[str, ...] = (), out: Path = Path("docs/gallery")) -> None:
     out.mkdir(parents=True, exist_ok=True)
     for picture in PICTURES:
         if not only or picture.name in only:
-            start = time.perf_counter()
+            start = time.process_time()
             file = out / f"{picture.name}.png"
             draw(picture, file)
-            seconds, size = time.perf_counter() - start, file.stat().st_size / 1000
+            seconds, size = time.process_time() - start, file.stat().st_size / 1000
             console.print(f"{picture.name:16} {seconds:5.1f} s  {size:4.0f} KB  {file}")
+
+
+def train(model: GenerativeModel, shown: Data, steps: int, lr: float) -> None:
+    size = min(256, len(shown.x))
+    fit(model, *shown, steps=steps, batch_size=size, lr=lr, schedule=cosine, seed=0)
+    model.eval()
 
 
 def draw(picture: Picture, file: Path) -> None:
@@ -250,18 +298,7 @@ def draw(picture: Picture, file: Path) -> None:
     torch.manual_seed(0)
     shown: Data = picture.data()
     model = picture.make()
-    x: Tensor = shown.x
-    fit(
-        model,
-        x,
-        shown.context,
-        steps=picture.steps,
-        batch_size=min(picture.batch_size, len(x)),
-        lr=picture.lr,
-        schedule=cosine,
-        seed=0,
-    )
-    model.eval()
+    train(model, shown, picture.steps, picture.lr)
     count = len(picture.panels)
     figure, axes = plt.subplots(1, count, figsize=(2.6 * count, 2.8), layout="constrained")
     for axis, panel in zip(axes.flat, picture.panels, strict=True):

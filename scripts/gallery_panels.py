@@ -12,6 +12,7 @@ from rlgen.generative import (
     RBM,
     Density,
     Energy,
+    FunctionRegression,
     GaussianProcess,
     GenerativeModel,
     InfoGAN,
@@ -19,7 +20,7 @@ from rlgen.generative import (
 )
 
 _DOTS = 1000
-_SIDE = 90
+_SIDE = 64
 _LINES = "#888888"
 _GRID = torch.linspace(-3.0, 3.0, 121)[:, None]
 
@@ -257,6 +258,34 @@ def between_functions(axis: Axes, model: VFunc, data: Data) -> None:
     axis.set_title("between two codes")
 
 
+def spread(axis: Axes, model: FunctionRegression, data: Data) -> None:
+    """Mean and two standard deviations; dashed, those of the process that is its prior."""
+    mean, std = model.predict(_GRID, generator=0)
+    _band(axis, mean, std)
+    if model.process is not None and data.context is not None:
+        with torch.no_grad():
+            exact = model.process.posterior(data.context, data.x, _GRID)
+        for sign in (-2, 0, 2):
+            edge = exact.mean + sign * exact.stddev
+            axis.plot(_GRID[:, 0].numpy(), edge.numpy(), color="C1", linewidth=0.8, linestyle="--")
+    _known(axis, data)
+    axis.set_title("mean, spread; exact dashed")
+
+
+def regressed_functions(axis: Axes, model: FunctionRegression, data: Data) -> None:
+    """Functions of the model, all of which explain the data."""
+    with torch.no_grad():
+        _curves(axis, model.functions.functions(8, generator=0)(_GRID))
+    _known(axis, data)
+    axis.set_title("functions drawn")
+
+
+def regressed_between(axis: Axes, model: FunctionRegression, data: Data) -> None:
+    """Functions on a straight line in z, all of which explain the data."""
+    between_functions(axis, model.functions, data)
+    _known(axis, data)
+
+
 # ---------------------------------------------------------------- what panels share
 
 
@@ -315,6 +344,11 @@ def _band(axis: Axes, mean: Tensor, std: Tensor) -> None:
     axis.fill_between(_GRID[:, 0].numpy(), low, high, color="C0", alpha=0.2, linewidth=0)
     axis.plot(_GRID[:, 0].numpy(), mean.numpy(), color="black", linewidth=1.2)
     _function_frame(axis)
+
+
+def _known(axis: Axes, data: Data) -> None:
+    assert data.context is not None
+    axis.plot(data.context[:, 0].numpy(), data.x.numpy(), "ko", markersize=4)
 
 
 def _function_frame(axis: Axes) -> None:
