@@ -235,6 +235,19 @@ class InfoGAN(Adversarial):
                 z = torch.cat([codes, z[:, size[0] :]], dim=1)
             return self.generate(z, context), self._codes_of(z)
 
+    def generate(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        """G(c, z), differentiable, with shape (B, *event_shape).
+
+        Args:
+            z: codes and noise, with shape (B, K + C + latent).
+            context: with shape (B, *context_shape), or None.
+        """
+        z = Real().check("z", z, torch.Size([self.latent]), self.dtype)
+        size = self.categories + self.continuous
+        # a code as small as one of many numbers of noise ends up naming halves of two clusters
+        louder = math.sqrt(max(1.0, 0.5 * (self.latent - size)))
+        return super().generate(torch.cat([louder * z[:, :size], z[:, size:]], dim=1), context)
+
     def noise(self, n: int) -> Tensor:
         """Codes and noise with shape (n, K + C + latent): c one-hot, its numbers, then z."""
         like = next(self.critic.parameters())
