@@ -92,6 +92,7 @@ class _WassersteinGame(Adversarial):
         fake = self._fakes(samples * x.shape[0], many)
         return float(self.critic(x, context).mean() - self.critic(fake, many).mean())
 
+    @torch.no_grad()
     def lipschitz(self, x: Tensor, context: Tensor | None = None) -> float:
         """The largest |d f(x) / d x| over the points x: at most the critic's Lipschitz constant.
 
@@ -254,6 +255,9 @@ class WGANGP(_WassersteinGame):
         if penalty <= 0:
             raise ValueError(f"'penalty' must be positive, got {penalty}")
         self.penalty = penalty
+        # the penalty would keep a critic that begins on a wrong slope there: begin on none
+        *_, last = self.critic.parameters()
+        nn.init.zeros_(last)
 
     def critic_loss(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         x, context = self.check(x, context)
