@@ -193,9 +193,9 @@ class ScoreSDE(DensityModel):
         n: int,
         context: Tensor | None = None,
         *,
-        levels: int = 50,
+        levels: int = 100,
         steps: int = 20,
-        step: float = 0.1,
+        step: float = 0.2,
         generator: int | torch.Generator | None = None,
     ) -> Tensor:
         """Samples by annealed Langevin dynamics, with the score alone and no equation of motion.
