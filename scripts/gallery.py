@@ -143,25 +143,25 @@ def without_maxent(axis: Axes, model: FunctionRegression, shown: Data) -> None:
 PICTURES = (
     Picture(
         "GAN",
-        lambda: GAN(2),
+        lambda: GAN(2, r1=0.05),
         ring,
-        6000,
+        4500,
         (panels.points, panels.samples, panels.critic),
-        lr=4e-3,
+        lr=2e-3,
     ),
     Picture(
         "WGAN",
         lambda: WGAN(2, clip=0.1, lr=1e-3),
         ring,
         2000,
-        (panels.points, panels.samples, panels.critic),
+        (panels.points, panels.samples, panels.potential),
     ),
     Picture(
         "WGANGP",
         lambda: WGANGP(2, lr=2e-3, penalty=1.0),
         ring,
         2000,
-        (panels.points, panels.samples, panels.critic),
+        (panels.points, panels.samples, panels.potential),
     ),
     Picture(
         "InfoGAN",

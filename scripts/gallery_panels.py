@@ -68,6 +68,12 @@ def critic(axis: Axes, model: Any, data: Data) -> None:
     axis.set_title("critic")
 
 
+def potential(axis: Axes, model: Any, data: Data) -> None:
+    """The same of a critic that is free up to a constant: above its mean over the picture."""
+    _field(axis, lambda x: (v := model.critic.logits(x)) - v.mean(), data, diverging=True)
+    axis.set_title("critic, centred")
+
+
 def witness(axis: Axes, model: GenerativeModel, data: Data) -> None:
     """The witness of MMD: where data are denser than samples, smoothed by a kernel."""
     fakes = model.sample(_DOTS, generator=0)
