@@ -34,7 +34,8 @@ class GAN(Adversarial):
         hidden: widths of the hidden layers of both networks; for images of at least 8x8, of those
             next to their convolutions.
         game: what the players minimise: `NonSaturating()` or `Minimax()`.
-        r1: gamma, where gamma / 2 |d logit / d x|^2 at data is added to the critic's loss.
+        r1: gamma, where gamma / 2 |d logit / d x|^2 at data is added to the critic's loss. A
+            little, such as 0.02 for data of scale 1, keeps modes from being lost again.
         context_shape: of the context, or None.
         generator: a module of yours, (z, context) -> x. One without parameters stays as it is, and
             the critic learns its density ratio to data.
