@@ -132,7 +132,7 @@ class Difference(Encoding):
         inputs: Shape = 1,
         outputs: int = 1,
         hidden: Sequence[int] = (64, 64),
-        steps: int = 2,
+        steps: int = 1,
         scale: float = 0.1,
     ) -> None:
         super().__init__()

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -10,22 +11,31 @@ from torch.nn import functional as F
 from rlgen.checkpoint import Configurable
 from rlgen.generative.functions.priors import one_hot
 from rlgen.generative.model import Shape, as_shape
-from rlgen.generative.nets import MLP, check_widths
+from rlgen.generative.nets import MLP
 
 
 class FunctionMLP(Configurable, nn.Module):
-    """f_z(x): an MLP in which z shifts and scales the features of a point from the first layer on.
+    """f_z(x): features of the point that all functions share, weighted by features of the code.
 
-    h = A x + C z + (B x) * (D z),    f_z(x) = S h + MLP(h)
+    f_z(x) = (phi(x), x, 1) . (A z + a(z)),    phi(x) = MLP(sin(W x + b))
 
-    so functions that are linear in x, with coefficients linear in z, are among them exactly. Any
+    with an MLP a, so functions that are linear in x, with coefficients linear in z, are among them
+    exactly; and the derivative by z, which `Difference` needs, costs no pass over the points. Any
     module with the same `forward` can take its place.
+
+    References:
+        | Learning nonlinear operators via DeepONet (Lu et al., 2021)
+        | https://arxiv.org/abs/1910.03193
+        | Random features for large-scale kernel machines (Rahimi and Recht, 2007)
+        | https://papers.nips.cc/paper/3182-random-features-for-large-scale-kernel-machines
 
     Args:
         latent: numbers in one z, or how many symbols there are where z is a symbol.
         inputs: the shape of one point; an int means a vector.
         outputs: numbers at one point.
-        hidden: widths of the hidden layers.
+        hidden: widths of the layers of phi, the first of them waves, and of the hidden layers of a.
+        frequency: standard deviation of W to begin with. Functions that keep their values over a
+            length l want about 1 / l, or more.
 
     Example:
         >>> import torch
@@ -42,21 +52,26 @@ class FunctionMLP(Configurable, nn.Module):
         inputs: Shape = 1,
         outputs: int = 1,
         hidden: Sequence[int] = (64, 64),
+        frequency: float = 2.0,
     ) -> None:
         super().__init__()
-        for name, value in (("latent", latent), ("outputs", outputs)):
-            if value < 1:
+        positive = {"latent": latent, "outputs": outputs, "frequency": frequency}
+        for name, value in positive.items():
+            if value <= 0:
                 raise ValueError(f"{name!r} must be positive, got {value}")
-        check_widths("hidden", hidden)
         if not hidden:
             raise ValueError("'hidden' must have at least one width")
-        self.latent = latent
-        self.input_dims = as_shape("inputs", inputs)
-        width, dims = hidden[0], math.prod(self.input_dims)
-        self.shift_x, self.scale_x = nn.Linear(dims, width), nn.Linear(dims, width)
-        self.shift_z, self.scale_z = nn.Linear(latent, width), nn.Linear(latent, width)
-        self.skip = nn.Linear(width, outputs)
-        self.net = MLP(width, outputs, hidden[1:])
+        self.latent, self.outputs = latent, outputs
+        dims = math.prod(as_shape("inputs", inputs))
+        terms = hidden[-1] + dims + 1
+        self.waves = nn.Linear(dims, hidden[0])
+        nn.init.normal_(self.waves.weight, std=frequency)
+        nn.init.uniform_(self.waves.bias, 0.0, 2.0 * math.pi)
+        deeper = [nn.Sequential(nn.Linear(*widths), nn.SiLU()) for widths in pairwise(hidden)]
+        self.of_point = nn.Sequential(*deeper)
+        self.of_code = MLP(latent, terms * outputs, hidden)
+        self.linear = nn.Linear(latent, terms * outputs, bias=False)
+        nn.init.normal_(self.linear.weight, std=(terms * latent) ** -0.5)  # values of about 1
 
     def forward(self, z: Tensor, points: Tensor) -> Tensor:
         """The values of each function at its own points.
@@ -70,9 +85,9 @@ class FunctionMLP(Configurable, nn.Module):
         """
         x = points.reshape(*points.shape[:2], -1)
         z = z if z.is_floating_point() else one_hot(z, self.latent, x.dtype)
-        shift, scale = self.shift_z(z)[:, None], self.scale_z(z)[:, None]
-        features = self.shift_x(x) + shift + self.scale_x(x) * scale
-        values: Tensor = self.skip(features) + self.net(F.silu(features))
+        terms = [self.of_point(self.waves(x).sin()), x, torch.ones_like(x[..., :1])]
+        weights = (self.linear(z) + self.of_code(z)).unflatten(1, (-1, self.outputs))
+        values: Tensor = torch.cat(terms, dim=2) @ weights
         return values
 
 

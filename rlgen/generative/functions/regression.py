@@ -21,10 +21,11 @@ class FunctionRegression(GenerativeModel):
     loss_i = -E_z log N(y_i; f_z(x_i), noise^2) - (1/N) E_X [E log GP(f at X) + H(f at X)]
 
     where X are points drawn uniformly from a box, and the entropy is `VFunc.entropy_bound`. The
-    two terms in the bracket are minus the divergence of the functions from the process, so the sum
-    over the examples bounds their evidence under it from below, and approaches the process's
-    posterior. Without a process only the first term is left: then the functions agree everywhere,
-    also where no data says that they should.
+    bracket is minus the divergence of the functions from the process at X, so the functions
+    approach the process's posterior. (The sum of the losses would bound minus the log evidence if
+    X held all labelled points too; as it is, the functions are slightly too sure of those.)
+    Without a process only the first term is left: then the functions agree everywhere, also where
+    no data says that they should.
 
     One x is a number y, and its context is the point it was measured at.
 
@@ -67,7 +68,7 @@ class FunctionRegression(GenerativeModel):
         low: float = -1.0,
         high: float = 1.0,
         noise: float = 0.1,
-        draws: int = 8,
+        draws: int = 4,
     ) -> None:
         assert functions.context_shape is not None
         super().__init__((), functions.context_shape[1:])
