@@ -117,7 +117,8 @@ class EnergyModel(GenerativeModel):
         self.register_buffer("placed", torch.tensor(False))
         self.register_buffer("filled", torch.tensor(False))
         self.register_buffer("chains", torch.randn(buffer, *self.event_shape))  # u, not x
-        self.register_buffer("chain_contexts", torch.zeros(buffer, *(self.context_shape or (0,))))
+        shape = (0,) if self.context_shape is None else self.context_shape
+        self.register_buffer("chain_contexts", torch.zeros(buffer, *shape))
         self._observed: tuple[Tensor, Tensor | None] | None = None
 
     def energy(self, x: Tensor, context: Tensor | None = None) -> Tensor:

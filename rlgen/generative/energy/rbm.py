@@ -92,7 +92,7 @@ class RBM(DensityModel):
     def energy(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """The free energy F(x), with shape (B,): differences of it are exact log ratios."""
         x, _ = self.check(x, context)
-        return -self._log_mass(x.flatten(1))
+        return -self._log_mass(_rows(x))
 
     def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """The exact log mass, with shape (B,); each call sums over the smaller layer.
@@ -113,9 +113,9 @@ class RBM(DensityModel):
 
     def loss(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         x, _ = self.check(x, context)
-        v = x.flatten(1)
+        v = _rows(x)
         if self.persistent:
-            return self._log_mass(self.chains.flatten(1)).mean() - self._log_mass(v)
+            return self._log_mass(_rows(self.chains)).mean() - self._log_mass(v)
         return self._log_mass(self._gibbs(v, self.steps)) - self._log_mass(v)
 
     def objectives(self) -> tuple[Objective, ...]:
@@ -128,7 +128,7 @@ class RBM(DensityModel):
         x, _ = self.check(x)
         if steps < 1:
             raise ValueError(f"'steps' must be positive, got {steps}")
-        return self._gibbs(x.flatten(1), steps).reshape(x.shape)
+        return self._gibbs(_rows(x), steps).reshape(x.shape)
 
     def annealed(self) -> Annealed:
         """The machines with parameters (t W, t b, t c), from fair coins to this one."""
@@ -173,7 +173,7 @@ class RBM(DensityModel):
 
     @torch.no_grad()
     def _advance(self) -> None:
-        moved = self._gibbs(self.chains.flatten(1), self.steps)
+        moved = self._gibbs(_rows(self.chains), self.steps)
         self.chains.copy_(moved.reshape(self.chains.shape))
 
     def _sample(self, n: int, context: Tensor | None) -> Tensor:
@@ -189,7 +189,7 @@ class RBM(DensityModel):
         return smaller if weight is self.weight else other
 
     def _long(self, n: int) -> Tensor:
-        chains = self.chains.flatten(1)
+        chains = _rows(self.chains)
         start = torch.randint(len(chains), (n,), device=chains.device)
         return self._gibbs(chains[start], _BURN_IN)
 
@@ -218,6 +218,11 @@ class _Tempered(Annealed):
 def _log_mass(v: Tensor, weight: Tensor, bias: Tensor, other_bias: Tensor) -> Tensor:
     """log of the sum over the other layer's states of exp(v'b + c'h + v'W h), with shape (B,)."""
     return v @ bias + F.softplus(v @ weight + other_bias).sum(1)
+
+
+def _rows(x: Tensor) -> Tensor:
+    """(B, *event_shape) -> (B, V), for scalars too."""
+    return x.reshape(x.shape[0], -1)
 
 
 def _bernoulli(logits: Tensor) -> Tensor:

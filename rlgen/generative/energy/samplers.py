@@ -46,6 +46,7 @@ def langevin(energy: EnergyFunction, x: Tensor, *, step: float | Tensor, steps: 
         >>> x.shape
         torch.Size([8, 3])
     """
+    _check_positive(step=step, steps=steps)
     step = torch.as_tensor(step, dtype=x.dtype, device=x.device)
     for _ in range(steps):
         _, gradient = value_and_gradient(energy, x)
@@ -82,6 +83,7 @@ def mala(energy: EnergyFunction, x: Tensor, *, step: float | Tensor, steps: int 
         >>> x.shape
         torch.Size([8, 3])
     """
+    _check_positive(step=step)
     size = torch.as_tensor(step, dtype=x.dtype, device=x.device).sqrt()
     return hamiltonian(energy, x, size=size, leapfrogs=1, steps=steps)[0]
 
@@ -110,6 +112,7 @@ def hamiltonian(
         Where the chains are then, and how likely their steps were to be accepted, the mean over
         the steps, with shape (B,).
     """
+    _check_positive(size=size, leapfrogs=leapfrogs, steps=steps)
     size = torch.as_tensor(size, dtype=x.dtype, device=x.device)
     size = size.reshape(-1, *[1] * (x.ndim - 1)) if size.ndim else size
     x = x.detach()
@@ -149,6 +152,12 @@ def half_square(x: Tensor) -> Tensor:
     return 0.5 * x.square().reshape(len(x), -1).sum(1)
 
 
+def _check_positive(**values: float | Tensor) -> None:
+    for name, value in values.items():
+        if not isinstance(value, Tensor) and not value > 0:  # a tensor may be on a device
+            raise ValueError(f"{name!r} must be positive, got {value}")
+
+
 @dataclass(frozen=True)
 class Sampler(Configurable, ABC):
     """How a model moves its chains.
@@ -164,7 +173,7 @@ class Sampler(Configurable, ABC):
     wanted: ClassVar[float | None] = None
 
     def __post_init__(self) -> None:
-        if self.step <= 0:
+        if not self.step > 0:
             raise ValueError(f"'step' must be positive, got {self.step}")
         if self.steps < 1:
             raise ValueError(f"'steps' must be positive, got {self.steps}")

@@ -24,6 +24,7 @@ from torch.distributions import Distribution
 
 from rlgen.generative.energy.paths import Annealed, GeometricPath
 from rlgen.generative.model import GenerativeModel, evaluating
+from rlgen.generative.support import unchecked
 from rlgen.seeding import drawing_from
 
 # of k / K, for a posterior: near the prior t must grow slowly (Friel and Pettitt, 2008)
@@ -157,14 +158,15 @@ def ais_log_likelihood(
     """
     if not isinstance(model, Directed):
         raise TypeError(f"{type(model).__name__} has no prior and decode to anneal between")
-    if chains < 1:
-        raise ValueError(f"'chains' must be positive, got {chains}")
+    if chains < 1 or leapfrogs < 1:
+        raise ValueError(f"'chains' and 'leapfrogs' must be positive, got {chains} and {leapfrogs}")
     if isinstance(model, GenerativeModel):
         x, context = model.check(x, context)
     schedule = _schedule(temperatures, _POWER)
     path = _posterior_path(model, x, context, leapfrogs)
     part = model if isinstance(model, nn.Module) else nn.Module()
-    with evaluating(part), drawing_from(generator):
+    # a move that leads to infinity is turned back, not refused
+    with evaluating(part), unchecked(), drawing_from(generator):
         return AnnealedEstimate(_log_weights(path, schedule, chains))
 
 
