@@ -1,14 +1,17 @@
 """Generators that learn from a two-sample statistic in place of a critic."""
 
+import copy
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rlgen.generative.adversarial.base import generator_net
 from rlgen.generative.metrics.two_sample import rbf, squared_distances
-from rlgen.generative.model import GenerativeModel, Shape
+from rlgen.generative.model import GenerativeModel, Objective, Shape
 
+# how much of the average an update keeps: it spans some fifty of them
+_KEPT = 0.98
 # examples are compared with each other in blocks of at most so many
 _BLOCK = 1024
 
@@ -21,8 +24,9 @@ class MMDGenerator(GenerativeModel):
     with data x, fresh samples y and a sum k of Gaussian kernels, from wide to narrow. It is
     unbiased: 0 on average at the optimum, where a batch may give less. There is no second player,
     so nothing rotates or collapses, but a batch must be large enough to tell two distributions
-    apart. With a context, the pairs (x, c) and (y, c) are compared, each c with a sample of its
-    own, by the product of a kernel of x and one of c.
+    apart, and still moves the weights about: samples come from a running average of them. With a
+    context, the pairs (x, c) and (y, c) are compared, each c with a sample of its own, by the
+    product of a kernel of x and one of c.
 
     References:
         | Generative moment matching networks (Li, Swersky and Zemel, 2015)
@@ -54,7 +58,7 @@ class MMDGenerator(GenerativeModel):
         *,
         latent: int = 8,
         hidden: Sequence[int] = (64, 64),
-        bandwidths: Sequence[float] = (0.1, 0.25, 0.5, 1.0, 2.0),
+        bandwidths: Sequence[float] = (0.2, 0.5, 1.0, 2.0),
         context_shape: Shape | None = None,
     ) -> None:
         super().__init__(event_shape, context_shape)
@@ -65,6 +69,14 @@ class MMDGenerator(GenerativeModel):
         self.generator = generator_net(
             latent, event_shape, context_shape=context_shape, hidden=hidden
         )
+        self.averaged = copy.deepcopy(self.generator).requires_grad_(False)
+        self.updates: Tensor
+        self.register_buffer("updates", torch.zeros(()))
+
+    def objectives(self) -> tuple[Objective, ...]:
+        """`loss`, after each update of which the average follows."""
+        (only,) = super().objectives()
+        return (only._replace(after_step=self._average),)
 
     def loss(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Each example's part of the squared MMD, with shape (B,); it is no number of nats.
@@ -74,7 +86,7 @@ class MMDGenerator(GenerativeModel):
         """
         x, context = self.check(x, context)
         n = x.shape[0]
-        samples = self._sample(n, context).reshape(n, -1)
+        samples = self._generate(self.generator, n, context).reshape(n, -1)
         parts = -(-n // _BLOCK)
         given = [None] * parts if context is None else context.reshape(n, -1).tensor_split(parts)
         blocks = zip(
@@ -101,7 +113,19 @@ class MMDGenerator(GenerativeModel):
         return scale * torch.tensor(self.bandwidths, dtype=scale.dtype, device=scale.device)
 
     def _sample(self, n: int, context: Tensor | None) -> Tensor:
-        parameter = next(self.generator.parameters())
+        return self._generate(self.averaged, n, context)
+
+    def _generate(self, network: nn.Module, n: int, context: Tensor | None) -> Tensor:
+        parameter = next(network.parameters())
         z = torch.randn(n, self.latent, dtype=parameter.dtype, device=parameter.device)
-        out: Tensor = self.generator(z, context)
+        out: Tensor = network(z, context)
         return out.reshape(n, *self.event_shape)
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        """Over the last tenth of the updates, or the last fifty where those are fewer."""
+        self.updates += 1.0
+        new = (9.0 / (10.0 + self.updates)).clamp_min(1.0 - _KEPT)
+        pairs = zip(self.averaged.parameters(), self.generator.parameters(), strict=True)
+        for average, latest in pairs:
+            average.lerp_(latest, new)
