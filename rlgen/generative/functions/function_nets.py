@@ -98,8 +98,6 @@ class FunctionTable(Configurable, nn.Module):
         symbols: how many functions.
         points: m.
         outputs: numbers at one point.
-        jitter: scale of logistic noise on the values in training mode. Where a threshold follows,
-            as in `BitFlip`, it lets training cross it by chance and find better tables.
 
     Example:
         >>> import torch
@@ -109,11 +107,8 @@ class FunctionTable(Configurable, nn.Module):
         torch.Size([2, 8, 1])
     """
 
-    def __init__(self, symbols: int, points: int, outputs: int = 1, *, jitter: float = 0.0) -> None:
+    def __init__(self, symbols: int, points: int, outputs: int = 1) -> None:
         super().__init__()
-        if jitter < 0:
-            raise ValueError(f"'jitter' must not be negative, got {jitter}")
-        self.jitter = jitter
         self.values = nn.Parameter(torch.randn(symbols, points, outputs))
 
     def forward(self, z: Tensor, points: Tensor) -> Tensor:
@@ -122,9 +117,5 @@ class FunctionTable(Configurable, nn.Module):
             raise ValueError(
                 f"'points' must be the {self.values.shape[1]} of the table, got {points.shape[1]}"
             )
-        table: Tensor = self.values
-        if self.training and self.jitter > 0:
-            uniform = torch.rand_like(table).clamp(1e-6, 1.0 - 1e-6)
-            table = table + self.jitter * torch.logit(uniform)
-        values: Tensor = F.embedding(z, table.flatten(1)).unflatten(1, table.shape[1:])
+        values: Tensor = F.embedding(z, self.values.flatten(1)).unflatten(1, self.values.shape[1:])
         return values

@@ -286,8 +286,9 @@ class VFunc(GenerativeModel):
         if len(points) == draws:
             others = self.prior.sample(torch.Size([draws, candidates - 1]))
             return self._scores(f, points, torch.cat([z[:, None], others], dim=1))
-        more = self.prior.sample(torch.Size([max(0, candidates - draws)]))
-        pool = torch.cat([z, more])
+        pool = z
+        if candidates > draws:
+            pool = torch.cat([z, self.prior.sample(torch.Size([candidates - draws]))])
         among = torch.arange(candidates, device=f.device)
         index = (torch.arange(draws, device=f.device)[:, None] + among) % len(pool)
         return self._scores(f, points, pool[None]).gather(1, index)
