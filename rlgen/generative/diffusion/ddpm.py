@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from rlgen.generative.diffusion.network import VelocityNetwork, predict_noise, reverse_step
 from rlgen.generative.diffusion.schedules import Linear, Schedule, Steps, Variance
 from rlgen.generative.model import GenerativeModel, Shape, evaluating
+from rlgen.generative.support import check_times
 from rlgen.seeding import drawing_from
 
 # numbers of x that the bound noises at a time
@@ -30,6 +31,9 @@ class DDPM(GenerativeModel):
     `log p(x_0 | x_1)` is a Gaussian density, as x is not an image of integers. `sample` gives the
     mean of the last step, as the paper does, so samples lack noise of scale sigma_1.
 
+    The noise has a scale of one, and so should the data: standardise x (subtract its mean, divide
+    by its standard deviation), or a short training will not find where it lies.
+
     References:
         | Denoising diffusion probabilistic models (Ho et al., 2020)
         | https://arxiv.org/abs/2006.11239
@@ -38,7 +42,7 @@ class DDPM(GenerativeModel):
         | Denoising diffusion implicit models (Song et al., 2021), https://arxiv.org/abs/2010.02502
 
     Args:
-        event_shape: of one x, which is best about as large as standard normal numbers.
+        event_shape: of one x, which is to be standardised.
         steps: T.
         schedule: the beta_t.
         variance: sigma_t^2: "beta", which suits data that is itself standard normal, or
@@ -137,28 +141,30 @@ class DDPM(GenerativeModel):
             parts.append(self._terms(x, t, drawn, context))
         return torch.cat([*parts, self._last_kl(x)[None]]).T
 
-    def q_sample(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+    def q_sample(self, x0: Tensor, t: Tensor | float, noise: Tensor) -> Tensor:
         """x_t = signal_t x_0 + noise_t eps.
 
         Args:
             x0: with shape (B, *event_shape).
-            t: steps with shape (B,): integers from 0 (x_0 itself) to T, or t / T as floating
-                numbers.
+            t: one step for all, or one each with shape (B,): integers from 0 (x_0 itself) to T,
+                or t / T as floating numbers.
             noise: eps, with the shape of x0.
         """
-        signal, scale = self.constants.marginal(self._as_step(t), x0)
+        x0 = self.support.check("x0", x0, self.event_shape, self.dtype)
+        signal, scale = self.constants.marginal(self._as_step(t, x0, 0), x0)
         return signal * x0 + scale * noise
 
-    def score(self, x: Tensor, t: Tensor, context: Tensor | None = None) -> Tensor:
+    def score(self, x: Tensor, t: Tensor | float, context: Tensor | None = None) -> Tensor:
         """The gradient of log q(x_t), as far as the network has learnt it: -eps(x_t, t) / noise_t.
 
         Args:
             x: x_t, with shape (B, *event_shape).
-            t: steps with shape (B,): integers from 1 to T, or t / T as floating numbers.
+            t: one step for all, or one each with shape (B,): integers from 1 to T, or t / T as
+                floating numbers.
             context: with shape (B, *context_shape), or None.
         """
         x, context = self.check(x, context)
-        t = self._as_step(t)
+        t = self._as_step(t, x, 1)
         _, noise = self.constants.marginal(t, x)
         return -self._predict(x, t, context) / noise
 
@@ -251,5 +257,8 @@ class DDPM(GenerativeModel):
         each = 0.5 * (mean2 + variance - 1.0 - variance.log())
         return each.reshape(x.shape[0], -1).sum(1)
 
-    def _as_step(self, t: Tensor) -> Tensor:
-        return (t * self.steps).round().long() if t.is_floating_point() else t
+    def _as_step(self, t: Tensor | float, x: Tensor, first: int) -> Tensor:
+        times = torch.as_tensor(t, device=x.device)
+        if times.is_floating_point():
+            times = (times * self.steps).round().long()
+        return check_times(times, len(x), first, self.steps, x)

@@ -21,6 +21,7 @@ from rlgen.generative.diffusion.ode import (
 )
 from rlgen.generative.diffusion.sde import SDE, VP
 from rlgen.generative.model import DensityModel, Shape, evaluating
+from rlgen.generative.support import check_times
 from rlgen.seeding import drawing_from
 
 # the most numbers in x for which the exact trace, a backward pass for each, is the default
@@ -58,7 +59,8 @@ class ScoreSDE(DensityModel):
         | https://arxiv.org/abs/2101.09258
 
     Args:
-        event_shape: of one x, which is best about as large as standard normal numbers.
+        event_shape: of one x, which is to be standardised: a short training does not find data
+            far from standard normal numbers.
         sde: `VP` or `VE`.
         likelihood_weighting: the loss as above; else it is |eps - eps(x_t, t)|^2 at a uniform t,
             NOT in nats, which cares less for the finest detail.
@@ -133,16 +135,18 @@ class ScoreSDE(DensityModel):
         """Along the ODE from x_1, which is about prior_scale times standard normal, to the data."""
         return self._from_noise(*self.check(noise, context))
 
-    def score(self, x: Tensor, t: Tensor, context: Tensor | None = None) -> Tensor:
+    def score(self, x: Tensor, t: Tensor | float, context: Tensor | None = None) -> Tensor:
         """The gradient of log p(x_t), as far as the network has learnt it: -eps(x, t) / s.
 
         Args:
             x: x_t, with shape (B, *event_shape).
-            t: from the cutoff to 1, with shape (B,).
+            t: one time for all, or one each with shape (B,), from 0 to 1; below the cutoff it is
+                the cutoff.
             context: with shape (B, *context_shape), or None.
         """
         x, context = self.check(x, context)
-        c = self.sde.log_ratio(t.to(x.dtype))
+        times = check_times(t, len(x), 0.0, 1.0, x).to(x.dtype).clamp_min(self.sde.cutoff)
+        c = self.sde.log_ratio(times)
         return -self._predict(x, c, context) / self._levels(c, x)[1]
 
     @torch.no_grad()

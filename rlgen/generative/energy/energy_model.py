@@ -42,8 +42,9 @@ class EnergyModel(GenerativeModel):
     where their constant is free to drift. After each step of a trainer, never in `loss`, each chain
     of the buffer begins afresh at the base with probability `reinit`, and all take one jump and
     `sampler.steps` steps. A jump proposes a sample of the base, accepted with probability
-    min(1, exp(f(u) - f(u'))): where there are few dimensions, it leads from mode to mode and so
-    gets their weights right. No gradient flows through the chains.
+    min(1, exp(f(u) - f(u'))): where there are few dimensions, it leads from mode to mode. The
+    weights of modes are nonetheless what these models learn last: narrow ones far apart exchange
+    few chains. No gradient flows through the chains.
 
     Samples are chains from the base, several times older than those of the training become.
     For log Z see `metrics.ais`, which takes the model or, with a context, its `annealed(context)`.
@@ -136,7 +137,8 @@ class EnergyModel(GenerativeModel):
     def objectives(self) -> tuple[Objective, ...]:
         """`loss`, after each step of which the chains move on."""
         (objective,) = super().objectives()
-        return (objective._replace(loss=self._observed_loss, after_step=self._advance),)
+        contrast = objective._replace(loss=self._observed_loss, comparable=False)
+        return (contrast._replace(after_step=self._advance),)
 
     @torch.no_grad()
     def initialise(self, x: Tensor, context: Tensor | None = None) -> None:

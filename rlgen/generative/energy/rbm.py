@@ -121,7 +121,8 @@ class RBM(DensityModel):
     def objectives(self) -> tuple[Objective, ...]:
         """`loss`, after each step of which the persistent chains move on."""
         (objective,) = super().objectives()
-        return (objective._replace(after_step=self._advance if self.persistent else None),)
+        advance = self._advance if self.persistent else None
+        return (objective._replace(after_step=advance, comparable=False),)
 
     def gibbs(self, x: Tensor, steps: int = 1) -> Tensor:
         """Where chains that are at `x` are after `steps` steps: h given v, then v given h."""

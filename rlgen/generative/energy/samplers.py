@@ -60,8 +60,8 @@ def mala(energy: EnergyFunction, x: Tensor, *, step: float | Tensor, steps: int 
     accept x' with probability min(1, exp(E(x) - E(x')) q(x | x') / q(x' | x)),
     q(x' | x) = N(x'; x - step / 2 grad E(x), step I)
 
-    so that exp(-E) is kept exactly, whatever the step. A proposal without a finite energy is
-    turned back. It is Hamiltonian Monte Carlo with one leapfrog step of size sqrt(step).
+    so that exp(-E) is kept exactly, whatever the step. A proposal whose energy is +infinity or
+    NaN is turned back. It is Hamiltonian Monte Carlo with one leapfrog step of size sqrt(step).
 
     References:
         | Exponential convergence of Langevin distributions and their discrete approximations
