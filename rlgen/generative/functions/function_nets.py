@@ -71,7 +71,8 @@ class FunctionMLP(Configurable, nn.Module):
         self.of_point = nn.Sequential(*deeper)
         self.of_code = MLP(latent, terms * outputs, hidden)
         self.linear = nn.Linear(latent, terms * outputs, bias=False)
-        nn.init.normal_(self.linear.weight, std=(terms * latent) ** -0.5)  # values of about 1
+        # functions begin alike: where data alone trains them, what they differ by at first is left
+        nn.init.normal_(self.linear.weight, std=0.3 * (terms * latent) ** -0.5)
 
     def forward(self, z: Tensor, points: Tensor) -> Tensor:
         """The values of each function at its own points.

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from rlgen.generative.functions.comparisons import Difference, Direct, Encoding, Scoring
+from rlgen.generative.functions.comparisons import Difference, Direct, Likelihood, Scoring
 from rlgen.generative.functions.noise import noise_entropy
 from rlgen.generative.functions.priors import Prior, StandardNormal
 from rlgen.generative.heads import FixedNormal, Head
@@ -53,8 +53,8 @@ class VFunc(GenerativeModel):
             or any module that takes the same.
         inputs: the shape of one point; an int means a vector. The context has shape (m, *inputs).
         prior: p(z); StandardNormal(8) unless given.
-        comparison: q(z | f); unless given, `Difference` for a normal prior under normal noise, and
-            else `Direct`, which costs less and knows less. One that gives scores, such as
+        comparison: q(z | f); unless given, the exact `Likelihood` where z is a symbol, `Difference`
+            for a normal prior under normal noise, and else `Direct`, which costs less. One that gives scores, such as
             `Similarity`, is enough for `information(candidates=k)`, and for all symbols z.
         head: the noise; its amount must not depend on the outputs, as this would be trained, and
             noise maximises the entropy of functions without any use of z.
@@ -203,8 +203,10 @@ class VFunc(GenerativeModel):
             z = self.prior.sample(torch.Size([n]))
         return Functions(self, z)
 
-    def _usual_comparison(self) -> Encoding:
+    def _usual_comparison(self) -> nn.Module:
         assert self.context_shape is not None
+        if self.latents.symbols is not None:
+            return Likelihood(self.head)
         inputs, outputs = tuple(self.context_shape[1:]), math.prod(self.event_shape[1:])
         if isinstance(self.latents, StandardNormal) and isinstance(self.head, FixedNormal):
             (latent,) = self.latents.shape
