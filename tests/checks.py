@@ -213,6 +213,8 @@ def check_precision(case: Case) -> None:
     single = case.scrambled(dtype=torch.float32)
     double = copy.deepcopy(single).double()
     x, context = helpers.batch(single, 8)
+    # images, and losses that compare all examples with all, are dear
+    repeats = 200 if case.compares or x[0].numel() > 16 else 2000
     wide = None if context is None else context.double()
     x_wide = x.double() if x.is_floating_point() else x
     for name, score in helpers.scores(single).items():
@@ -224,11 +226,11 @@ def check_precision(case: Case) -> None:
             continue
         means = []
         for s, value, given in ((score, x, context), (other, x_wide, wide)):
-            many = value.repeat_interleave(2000, dim=0)
-            given = None if given is None else given.repeat_interleave(2000, dim=0)
+            many = value.repeat_interleave(repeats, dim=0)
+            given = None if given is None else given.repeat_interleave(repeats, dim=0)
             with torch.no_grad(), drawing_from(0):
-                each = s(many, given).double().reshape(8, 2000)
-            means.append((each.mean(1), each.std(1) / math.sqrt(2000)))
+                each = s(many, given).double().reshape(8, repeats)
+            means.append((each.mean(1), each.std(1) / math.sqrt(repeats)))
         slack = 4.5 * (means[0][1] + means[1][1]) + 1e-4
         assert ((means[0][0] - means[1][0]).abs() <= slack).all(), f"{name}: dtypes differ"
 
