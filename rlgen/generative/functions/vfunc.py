@@ -54,8 +54,9 @@ class VFunc(GenerativeModel):
         inputs: the shape of one point; an int means a vector. The context has shape (m, *inputs).
         prior: p(z); StandardNormal(8) unless given.
         comparison: q(z | f); unless given, the exact `Likelihood` where z is a symbol, `Difference`
-            for a normal prior under normal noise, and else `Direct`, which costs less. One that gives scores, such as
-            `Similarity`, is enough for `information(candidates=k)`, and for all symbols z.
+            for a normal prior under normal noise, and else `Direct`, which costs less. One that
+            gives scores, such as `Similarity`, is enough for `information(candidates=k)`, and for
+            all else where z is a symbol.
         head: the noise; its amount must not depend on the outputs, as this would be trained, and
             noise maximises the entropy of functions without any use of z.
 
