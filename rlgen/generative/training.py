@@ -153,7 +153,7 @@ class Trainer(Configurable):
         if objective.optimizer is not None:
             return objective.optimizer(parameters)
         fused = all(p.device.type in ("cpu", "cuda") for p in parameters)
-        return torch.optim.Adam(parameters, lr=self.lr, fused=fused)
+        return torch.optim.Adam(parameters, lr=self.lr, betas=objective.betas, fused=fused)
 
     def _scale_lr(self, index: int, scale: float) -> None:
         optimizer = self.optimizers[index]

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from rlgen.generative.adversarial.base import Adversarial, generator_net
 from rlgen.generative.adversarial.critic import Critic
 from rlgen.generative.adversarial.games import Game, NonSaturating, r1_penalty
-from rlgen.generative.model import Shape
+from rlgen.generative.model import Objective, Shape
 
 
 class GAN(Adversarial):
@@ -58,7 +58,7 @@ class GAN(Adversarial):
         event_shape: Shape,
         *,
         latent: int = 8,
-        hidden: Sequence[int] = (64, 64),
+        hidden: Sequence[int] = (64, 64, 64),
         game: Game = NonSaturating(),  # noqa: B008
         r1: float = 0.0,
         context_shape: Shape | None = None,
@@ -82,6 +82,13 @@ class GAN(Adversarial):
             context_shape=context_shape,
         )
         self.r1 = r1
+
+    def objectives(self) -> tuple[Objective, ...]:
+        """The critic's and the generator's. With momentum, players swing around each other."""
+        players = super().objectives()
+        if len(players) == 1:
+            return players
+        return tuple(player._replace(betas=(0.0, 0.99)) for player in players)
 
     def critic_loss(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         loss = super().critic_loss(x, context)
