@@ -1,0 +1,1 @@
+"""Exploration: reward models that pay for what is new."""
