@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from rlgen import checkpoint
+from rlgen import checkpoint, generative
 from rlgen.generative import (
     VAE,
     ExactTrainer,
@@ -142,7 +142,7 @@ def test_a_restart_in_another_process_changes_no_bit(tmp_path: Path) -> None:
     checkpoint.save(history.trainer, tmp_path / "before")
     code = f"""
 import torch
-from rlgen import checkpoint
+from rlgen import checkpoint, generative
 from rlgen.generative import fit
 torch.set_num_threads(1)
 trainer = checkpoint.load({str(tmp_path / "before")!r})
@@ -755,3 +755,40 @@ def test_a_restart_on_an_accelerator_changes_no_bit(tmp_path: Path) -> None:
     fit(trainer.model, x, steps=37, batch_size=16, trainer=trainer)
     assert same(weights_of(trainer.model), weights_of(straight))
     assert torch.equal(before, torch.cuda.get_rng_state())
+
+
+def test_a_run_that_ends_early_is_looked_at_once_more() -> None:
+    x = torch.randn(500, 2)
+    measures = {"one": lambda model: 1.0}
+    history = fit(Gaussian(2), x, validation=0.1, measures=measures)
+    assert history.stopped == "converged"
+    assert [step for step, _ in history.measured["one"]] == [history.trainer.steps]
+    assert [step for step, _ in history.validation] == [history.trainer.steps]
+    batches = iter([x[:64]] * 7)
+    history = fit(generative.RealNVP(2), batches, measures=measures)
+    assert history.stopped == "exhausted" and history.measured == {"one": [(7, 1.0)]}
+
+
+@pytest.mark.parametrize(("model", "message"), [
+    (generative.GAN(2), "GAN has critic and generator"),
+    (generative.EnergyModel(2), "that of EnergyModel does not"),
+])  # fmt: skip
+def test_losses_that_do_not_compare_weights_do_not_stop_a_run(
+    model: GenerativeModel, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        fit(model, torch.randn(64, 2), steps=2, validation=0.1)
+
+
+def test_measures_do_not_hide_what_a_model_says_of_itself() -> None:
+    with pytest.raises(ValueError, match="'accuracy'"):
+        fit(generative.GAN(2), torch.randn(64, 2), steps=2, measures={"accuracy": lambda m: 0.0})
+
+
+@pytest.mark.parametrize("kind", [generative.DDPM, generative.ScoreSDE])
+def test_scores_take_one_time_for_all(kind: type[generative.DDPM | generative.ScoreSDE]) -> None:
+    model, x = kind(2), torch.randn(3, 2)
+    assert torch.equal(model.score(x, 0.5), model.score(x, torch.full((3,), 0.5)))
+    for wrong in (-0.5, 1.5, torch.full((2,), 0.5)):
+        with pytest.raises(ValueError, match="'t'"):
+            model.score(x, wrong)

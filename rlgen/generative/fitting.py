@@ -154,6 +154,7 @@ class _Run:
         self.every = max(1, steps // 50)
         self.record: dict[str, list[Tensor]] = {}
         self.best: dict[str, Tensor] | None = None
+        self.looked_at: int | None = None
 
     def loop(self, batches: Batches, callback: Callback | None, show: "_Show") -> None:
         batches = self._remembered(batches)
@@ -165,10 +166,8 @@ class _Run:
             for name, loss in losses.items():
                 self.record.setdefault(name, []).append(loss)
             step = self.trainer.steps
-            if k + 1 == self.steps or (k + 1) % self.every == 0:
-                if self.held_out is not None:
-                    self._validate(step)
-                self._measure(step)
+            if (k + 1) % self.every == 0:
+                self._look()
             show(k + 1, losses, self.history)
             if callback is not None and callback(step, {n: float(v) for n, v in losses.items()}):
                 self.history.stopped = "callback"
@@ -183,6 +182,8 @@ class _Run:
     def finish(self) -> History:
         if isinstance(self.trainer, Trainer):
             self.trainer.verify()
+        if self.record and self.looked_at != self.trainer.steps:  # it ended between two looks
+            self._look()
         if self.best is not None and self.history.best_step != self.trainer.steps:
             self.trainer.model.load_state_dict(self.best)
             if isinstance(self.trainer, Trainer):  # their moments are those of later weights
@@ -200,9 +201,15 @@ class _Run:
             except StopIteration:
                 return None
 
-    def _validate(self, step: int) -> None:
-        assert self.held_out is not None
-        loss = evaluate(self.trainer.model, *self.held_out)
+    def _look(self) -> None:
+        """Validate and measure the present weights."""
+        self.looked_at = self.trainer.steps
+        if self.held_out is not None:
+            self._validate(self.looked_at, *self.held_out)
+        self._measure(self.looked_at)
+
+    def _validate(self, step: int, x: Batch, context: Batch | None) -> None:
+        loss = evaluate(self.trainer.model, x, context)
         best = self.history.best_validation
         if math.isfinite(loss) and (best is None or loss < best):
             state = self.trainer.model.state_dict()
@@ -217,6 +224,9 @@ class _Run:
         with evaluating(model), drawing_from(mix(self.trainer.seed, 2, step)):
             if isinstance(model, Diagnosed) and self.latest is not None:
                 figures |= model.diagnose(*self.latest)
+            clash = sorted(figures.keys() & self.measures.keys())
+            if clash:
+                raise ValueError(f"'measures' must leave {clash[0]!r} to the model's own figures")
             figures |= {name: float(measure(model)) for name, measure in self.measures.items()}
         for name, value in figures.items():
             self.history.measured.setdefault(name, []).append((step, value))
@@ -267,12 +277,8 @@ def _prepare(
         data = x
     if validation is None:
         return data, None
-    if isinstance(trainer, Trainer) and len(trainer.objectives) > 1:
-        names = " and ".join(objective.name for objective in trainer.objectives)
-        raise ValueError(
-            f"'validation' needs one loss to stop by, and {type(model).__name__} has {names}; "
-            "watch it with 'measures' instead"
-        )
+    if isinstance(trainer, Trainer):
+        _check_comparable(trainer)
     if isinstance(validation, float):
         return _split(x, context, validation, trainer.seed)
     held_out = validation if model.context_shape is not None else (validation, None)
@@ -283,6 +289,20 @@ def _prepare(
     except ValueError as error:
         raise ValueError(f"'validation' does not fit the model: {error}") from error
     return data, held_out
+
+
+def _check_comparable(trainer: Trainer) -> None:
+    """Refuse to stop by losses that do not say which weights are better."""
+    name = type(trainer.model).__name__
+    first, *others = trainer.objectives
+    if others:
+        names = " and ".join(objective.name for objective in trainer.objectives)
+        why = f"needs one loss to stop by, and {name} has {names}"
+    elif not first.comparable:
+        why = f"needs a loss that tells which weights are better, and that of {name} does not"
+    else:
+        return
+    raise ValueError(f"'validation' {why}; watch it with 'measures' instead")
 
 
 def _split(

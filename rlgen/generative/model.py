@@ -40,6 +40,8 @@ class Objective(NamedTuple):
         repeats: updates per training step, each on a minibatch of its own.
         optimizer: makes the optimiser from the parameters; None takes the trainer's.
         after_step: runs after each update, for what gradients cannot do (clipping, averages).
+        comparable: whether a lower loss is a better model. One that is measured against the
+            model's own samples only has the right gradient.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Objective(NamedTuple):
     repeats: int = 1
     optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] | None = None
     after_step: Callable[[], None] | None = None
+    comparable: bool = True
 
 
 class GenerativeModel(Configurable, nn.Module, ABC):

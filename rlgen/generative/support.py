@@ -64,6 +64,25 @@ def check_batch(name: str, x: Tensor, shape: torch.Size) -> None:
         raise ValueError(f"{name!r} must not be an empty batch")
 
 
+def check_times(t: Tensor | float, batch: int, low: float, high: float, like: Tensor) -> Tensor:
+    """Times with shape (batch,), from one for each example or one for all.
+
+    Raises:
+        ValueError: wrong shape, or a time outside [low, high].
+    """
+    times = torch.as_tensor(t, device=like.device)
+    if times.ndim == 0:
+        times = times.expand(batch)
+    if times.shape != (batch,):
+        raise ValueError(f"'t' must be a number or have shape ({batch},), got {tuple(times.shape)}")
+    if _CHECKING_VALUES.get() and not ((times >= low) & (times <= high)).all():
+        raise ValueError(
+            f"'t' must be from {low:g} to {high:g}, got {float(times.min()):g} to "
+            f"{float(times.max()):g}"
+        )
+    return times
+
+
 def _check_floating(name: str, x: Tensor, dtype: torch.dtype) -> Tensor:
     if x.dtype != dtype:
         raise ValueError(f"{name!r} must be {dtype}, as the model is, got {x.dtype}")

@@ -69,7 +69,7 @@ class Adversarial(GenerativeModel):
     def generator_loss(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """What the generator minimises: one fresh sample for each x, with its context, (B,)."""
         x, context = self.check(x, context)
-        fake = self._generate(self.noise(x.shape[0]), context)
+        fake = self.generate(self.noise(x.shape[0]), context)
         return self.game.generator_loss(self.critic(fake, context))
 
     def generate(self, z: Tensor, context: Tensor | None = None) -> Tensor:
@@ -80,7 +80,9 @@ class Adversarial(GenerativeModel):
             context: with shape (B, *context_shape), or None.
         """
         z = Real().check("z", z, torch.Size([self.latent]), self.dtype)
-        return self._generate(z, self.check_context(z.shape[0], context))
+        context = self.check_context(z.shape[0], context)
+        out: Tensor = self.generator(z, context)
+        return out.reshape(z.shape[0], *self.event_shape)
 
     def noise(self, n: int) -> Tensor:
         """What the generator is fed, with shape (n, latent): standard normal."""
@@ -99,16 +101,12 @@ class Adversarial(GenerativeModel):
         return {"accuracy": accuracy(real, fake), "logit_gap": float(real.mean() - fake.mean())}
 
     def _sample(self, n: int, context: Tensor | None) -> Tensor:
-        return self._generate(self.noise(n), context)
-
-    def _generate(self, z: Tensor, context: Tensor | None) -> Tensor:
-        out: Tensor = self.generator(z, context)
-        return out.reshape(z.shape[0], *self.event_shape)
+        return self.generate(self.noise(n), context)
 
     @torch.no_grad()
     def _fakes(self, n: int, context: Tensor | None) -> Tensor:
         """Samples for the critic, without a way back to the generator."""
-        return self._generate(self.noise(n), context)
+        return self.generate(self.noise(n), context)
 
     def _logits(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         x, context = self.check(x, context)

@@ -146,8 +146,11 @@ class _ImageCritic(ImageEncoder):
 
 
 def accuracy(real_logits: Tensor, fake_logits: Tensor) -> float:
-    """The fraction of logits on the right side of 0, each class counting one half."""
-    right = (real_logits > 0).double().mean() + (fake_logits < 0).double().mean()
+    """The fraction of logits on the right side of 0, each class counting one half.
+
+    A logit of 0 counts as that of a sample: a critic that knows nothing is right half of the time.
+    """
+    right = (real_logits > 0).double().mean() + (fake_logits <= 0).double().mean()
     return float(right) / 2
 
 

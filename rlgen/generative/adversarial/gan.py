@@ -34,7 +34,8 @@ class GAN(Adversarial):
         hidden: widths of the hidden layers of both networks; for images of at least 8x8, of those
             next to their convolutions.
         game: what the players minimise: `NonSaturating()` or `Minimax()`.
-        r1: gamma, where gamma / 2 |d logit / d x|^2 at data is added to the critic's loss.
+        r1: gamma, where gamma / 2 |d logit / d x|^2 at data is added to the critic's loss. A
+            little, such as 0.02 for data of scale 1, keeps modes from being lost again.
         context_shape: of the context, or None.
         generator: a module of yours, (z, context) -> x. One without parameters stays as it is, and
             the critic learns its density ratio to data.
@@ -86,12 +87,13 @@ class GAN(Adversarial):
         loss = super().critic_loss(x, context)
         if self.r1 == 0:
             return loss
-        penalty = r1_penalty(self.critic, x, context)
-        return loss + penalty * (0.5 * self.r1)
+        penalised: Tensor = loss + 0.5 * self.r1 * r1_penalty(self.critic, x, context)
+        return penalised
 
     def value(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """log D(x) + log(1 - D(G(z))) in nats with a fresh z for each x, with shape (B,)."""
-        return -NonSaturating().critic_loss(*self._logits(x, context))
+        value: Tensor = -NonSaturating().critic_loss(*self._logits(x, context))
+        return value
 
     def density_ratio(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """The critic's estimate of p_data(x) / p_model(x), with shape (B,)."""

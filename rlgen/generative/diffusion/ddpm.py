@@ -8,9 +8,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from rlgen.generative.diffusion.network import VelocityNetwork, predict_noise
+from rlgen.generative.diffusion.network import VelocityNetwork, predict_noise, reverse_step
 from rlgen.generative.diffusion.schedules import Linear, Schedule, Steps, Variance
 from rlgen.generative.model import GenerativeModel, Shape, evaluating
+from rlgen.generative.support import check_times
 from rlgen.seeding import drawing_from
 
 # numbers of x that the bound noises at a time
@@ -30,6 +31,9 @@ class DDPM(GenerativeModel):
     `log p(x_0 | x_1)` is a Gaussian density, as x is not an image of integers. `sample` gives the
     mean of the last step, as the paper does, so samples lack noise of scale sigma_1.
 
+    The noise has a scale of one, and so should the data: standardise x (subtract its mean, divide
+    by its standard deviation), or a short training will not find where it lies.
+
     References:
         | Denoising diffusion probabilistic models (Ho et al., 2020)
         | https://arxiv.org/abs/2006.11239
@@ -38,7 +42,7 @@ class DDPM(GenerativeModel):
         | Denoising diffusion implicit models (Song et al., 2021), https://arxiv.org/abs/2010.02502
 
     Args:
-        event_shape: of one x, which is best about as large as standard normal numbers.
+        event_shape: of one x, which is to be standardised.
         steps: T.
         schedule: the beta_t.
         variance: sigma_t^2: "beta", which suits data that is itself standard normal, or
@@ -67,7 +71,7 @@ class DDPM(GenerativeModel):
         steps: int = 1000,
         schedule: Schedule = Linear(),  # noqa: B008
         variance: Variance = "beta",
-        hidden: Sequence[int] = (128, 128),
+        hidden: Sequence[int] = (128, 128, 128),
         network: nn.Module | None = None,
         context_shape: Shape | None = None,
     ) -> None:
@@ -77,9 +81,12 @@ class DDPM(GenerativeModel):
         if variance not in ("beta", "posterior"):
             raise ValueError(f"'variance' must be 'beta' or 'posterior', got {variance!r}")
         self.steps = steps
+        self.register_buffer("origin", torch.zeros(self.event_shape))
         self.constants = Steps(schedule.betas(steps), variance)
         self.default = network is None
         self.network = network or VelocityNetwork(self.event_shape, hidden, self.context_shape)
+
+    origin: Tensor
 
     def loss(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """L_simple: the squared error of the noise at one random step; it is not in nats."""
@@ -134,28 +141,30 @@ class DDPM(GenerativeModel):
             parts.append(self._terms(x, t, drawn, context))
         return torch.cat([*parts, self._last_kl(x)[None]]).T
 
-    def q_sample(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+    def q_sample(self, x0: Tensor, t: Tensor | float, noise: Tensor) -> Tensor:
         """x_t = signal_t x_0 + noise_t eps.
 
         Args:
             x0: with shape (B, *event_shape).
-            t: steps with shape (B,): integers from 0 (x_0 itself) to T, or t / T as floating
-                numbers.
+            t: one step for all, or one each with shape (B,): integers from 0 (x_0 itself) to T,
+                or t / T as floating numbers.
             noise: eps, with the shape of x0.
         """
-        signal, scale = self.constants.marginal(self._as_step(t), x0)
+        x0 = self.support.check("x0", x0, self.event_shape, self.dtype)
+        signal, scale = self.constants.marginal(self._as_step(t, x0, 0), x0)
         return signal * x0 + scale * noise
 
-    def score(self, x: Tensor, t: Tensor, context: Tensor | None = None) -> Tensor:
+    def score(self, x: Tensor, t: Tensor | float, context: Tensor | None = None) -> Tensor:
         """The gradient of log q(x_t), as far as the network has learnt it: -eps(x_t, t) / noise_t.
 
         Args:
             x: x_t, with shape (B, *event_shape).
-            t: steps with shape (B,): integers from 1 to T, or t / T as floating numbers.
+            t: one step for all, or one each with shape (B,): integers from 1 to T, or t / T as
+                floating numbers.
             context: with shape (B, *context_shape), or None.
         """
         x, context = self.check(x, context)
-        t = self._as_step(t)
+        t = self._as_step(t, x, 1)
         _, noise = self.constants.marginal(t, x)
         return -self._predict(x, t, context) / noise
 
@@ -169,7 +178,7 @@ class DDPM(GenerativeModel):
         eta: float = 0.0,
         generator: int | torch.Generator | None = None,
     ) -> Tensor:
-        """Samples in fewer steps: the chain visits evenly spaced t alone (DDIM).
+        """Samples in fewer steps (DDIM): the chain visits only some t, densest near the data.
 
         Args:
             n: how many.
@@ -187,11 +196,15 @@ class DDPM(GenerativeModel):
         if not 0 <= eta <= 1:
             raise ValueError(f"'eta' must be from 0 to 1, got {eta}")
         context = self.check_sampling(n, context, generator)
-        visited = torch.linspace(0, self.steps, steps + 1, dtype=torch.float64).round().long()
+        k = torch.arange(steps + 1, dtype=torch.float64)
+        visited = torch.maximum(k, (self.steps * (k / steps).square()).round()).long()
         with evaluating(self), drawing_from(generator):
             x = self._start(n)
+            visited = visited.to(x.device)
             for t, before in zip(visited[1:].flip(0), visited[:-1].flip(0), strict=True):
-                x = self._stride(x, t.to(x.device), before.to(x.device), eta, context)
+                here, there = (self.constants.marginal(s.expand(n), x) for s in (t, before))
+                eps = self._predict(x, t.expand(n), context)
+                x = reverse_step(x, eps, here, there, eta)
         return x
 
     def _sample(self, n: int, context: Tensor | None) -> Tensor:
@@ -206,21 +219,8 @@ class DDPM(GenerativeModel):
                 x = x + constants.scale[step] * torch.randn_like(x)
         return x
 
-    def _stride(
-        self, x: Tensor, t: Tensor, before: Tensor, eta: float, context: Tensor | None
-    ) -> Tensor:
-        """From x_t to x_s, for an s before t: through the x_0 that the network takes x_t for."""
-        signal, noise = self.constants.signal, self.constants.noise
-        eps = self._predict(x, t.expand(x.shape[0]), context)
-        clean = (x - noise[t] * eps) / signal[t]
-        kept = signal[t] / signal[before]
-        scale = eta * noise[before] / noise[t] * (1.0 - kept.square()).clamp(min=0.0).sqrt()
-        direction = (noise[before].square() - scale.square()).clamp(min=0.0).sqrt()
-        return signal[before] * clean + direction * eps + scale * torch.randn_like(x)
-
     def _start(self, n: int) -> Tensor:
-        signal = self.constants.signal
-        return torch.randn(n, *self.event_shape, dtype=signal.dtype, device=signal.device)
+        return torch.randn_like(self.origin.expand(n, *self.event_shape))
 
     def _predict(self, x: Tensor, t: Tensor, context: Tensor | None) -> Tensor:
         """eps(x_t, t) for integer steps with shape (B,)."""
@@ -236,7 +236,8 @@ class DDPM(GenerativeModel):
     def _all_steps(self, x: Tensor, times: int = 1) -> tuple[Tensor, ...]:
         """1, ..., T, several times over, in parts for which x fits into memory."""
         steps = torch.arange(1, self.steps + 1, device=x.device).repeat(times)
-        return steps.split(max(1, _NOISED // x.numel()))
+        parts: tuple[Tensor, ...] = steps.split(max(1, _NOISED // x.numel()))
+        return parts
 
     def _terms(self, x: Tensor, t: Tensor, noise: Tensor, context: Tensor | None) -> Tensor:
         """The terms of steps t with shape (S,), for noise (S, B, *event_shape): (S, B)."""
@@ -245,7 +246,8 @@ class DDPM(GenerativeModel):
             context = context.expand(len(t), *context.shape).flatten(0, 1)
         each = t.repeat_interleave(x.shape[0])
         error = self._error(many, each, noise.flatten(0, 1), context).reshape(noise.shape[:2])
-        weight, constant = self.constants.weight[t], self.constants.constant[t]
+        constants = self.constants
+        weight, constant = constants.weight[t].to(x.dtype), constants.constant[t].to(x.dtype)
         return weight[:, None] * error + x[0].numel() * constant[:, None]
 
     def _last_kl(self, x: Tensor) -> Tensor:
@@ -255,5 +257,8 @@ class DDPM(GenerativeModel):
         each = 0.5 * (mean2 + variance - 1.0 - variance.log())
         return each.reshape(x.shape[0], -1).sum(1)
 
-    def _as_step(self, t: Tensor) -> Tensor:
-        return (t * self.steps).round().long() if t.is_floating_point() else t
+    def _as_step(self, t: Tensor | float, x: Tensor, first: int) -> Tensor:
+        times = torch.as_tensor(t, device=x.device)
+        if times.is_floating_point():
+            times = (times * self.steps).round().long()
+        return check_times(times, len(x), first, self.steps, x)

@@ -83,9 +83,10 @@ class Cosine(Schedule):
 
 
 class Steps(nn.Module):
-    """The constants of every step, worked out in float64 and looked up at t = 0, ..., T.
+    """The constants of every step, looked up at t = 0, ..., T.
 
-    Entries at t = 0 stand for the data itself, where signal is 1 and noise 0.
+    Entries at t = 0 stand for the data itself, where signal is 1 and noise 0. They stay in float64
+    until the model is converted, so that none is lost on the way to a float64 model.
 
     Args:
         betas: beta_1, ..., beta_T in float64.
@@ -129,10 +130,10 @@ class Steps(nn.Module):
         }
         for name, values in table.items():
             start = values.new_full((1,), 1.0 if name == "signal" else 0.0)
-            values = torch.cat([start, values]).to(torch.get_default_dtype())
-            self.register_buffer(name, values)
+            self.register_buffer(name, torch.cat([start, values]))
 
     def marginal(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """signal_t and noise_t for steps t with shape (B,), to multiply `like` with."""
         shape = (-1, *[1] * (like.ndim - 1))
-        return self.signal[t].reshape(shape), self.noise[t].reshape(shape)
+        signal, noise = self.signal[t].to(like.dtype), self.noise[t].to(like.dtype)
+        return signal.reshape(shape), noise.reshape(shape)

@@ -61,7 +61,7 @@ def wasserstein1(x: Tensor, y: Tensor) -> Tensor:
         for s in (x_sorted, y_sorted)
     )
     distance: Tensor = (pooled.diff() * (f - g).abs()).sum()
-    return distance.to(torch.promote_types(x.dtype, y.dtype))
+    return distance.to(_floating(torch.promote_types(x.dtype, y.dtype)))
 
 
 def sinkhorn(
@@ -92,7 +92,9 @@ def sinkhorn(
         cost: C with shape (n, m): of moving one unit of mass from i to j.
         a: mass at each i with shape (n,), summing to 1; None means 1 / n each.
         b: mass at each j with shape (m,), summing to 1; None means 1 / m each.
-        epsilon: the last temperature, in units of the cost. Small ones are exact and slow.
+        epsilon: the last temperature, in units of the cost. Small ones are exact and slow: far
+            below a hundredth of the usual cost, `iterations` end it before it has converged, with
+            a plan that is close.
         tolerance: converged when the row sums of P are this close to a, in all.
         iterations: at most so many.
 
@@ -116,8 +118,13 @@ def sinkhorn(
         mass_a = _masses("a", a, cost.shape[0], wide)
         mass_b = _masses("b", b, cost.shape[1], wide)
         plan, used, error = _solve(wide, mass_a, mass_b, epsilon, tolerance, iterations)
-        plan = _rounded(plan, mass_a, mass_b).to(cost.dtype)
+        plan = _rounded(plan, mass_a, mass_b).to(_floating(cost.dtype))
     return Transport((plan * cost).sum(), plan, used, error <= tolerance)
+
+
+def _floating(dtype: torch.dtype) -> torch.dtype:
+    """Whole numbers give fractions."""
+    return dtype if dtype.is_floating_point else torch.get_default_dtype()
 
 
 def _masses(name: str, given: Tensor | None, n: int, like: Tensor) -> Tensor:
@@ -153,5 +160,5 @@ def _rounded(plan: Tensor, a: Tensor, b: Tensor) -> Tensor:
     tiny = torch.finfo(plan.dtype).tiny
     plan = plan * (a / plan.sum(1).clamp_min(tiny)).clamp_max(1.0)[:, None]
     plan = plan * (b / plan.sum(0).clamp_min(tiny)).clamp_max(1.0)
-    missing_a, missing_b = a - plan.sum(1), b - plan.sum(0)
+    missing_a, missing_b = (a - plan.sum(1)).relu(), (b - plan.sum(0)).relu()
     return plan + missing_a[:, None] * missing_b / missing_a.sum().clamp_min(tiny)

@@ -147,6 +147,8 @@ def _as_rows(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     for name, sample in (("x", x), ("y", y)):
         if sample.ndim < 1 or len(sample) < 2:
             raise ValueError(f"{name!r} must hold at least 2 examples, got {tuple(sample.shape)}")
+        if not torch.isfinite(sample).all():
+            raise ValueError(f"{name!r} holds a value that is not finite (NaN or infinity)")
     if x.shape[1:] != y.shape[1:]:
         raise ValueError(
             f"'x' and 'y' must hold events of one shape, "

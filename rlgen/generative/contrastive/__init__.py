@@ -1,0 +1,1 @@
+"""Models that learn to tell pairs that belong together from pairs that do not."""
