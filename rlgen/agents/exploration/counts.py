@@ -1,13 +1,13 @@
-"""Counting visits: exactly, by random projections, or by learnt codes.
+"""Counting visits: exactly, or by random projections.
 
     bonus(o') = 1 / sqrt(N(o') + floor)
 
-N counts where steps led, before this batch; reading never counts. All three turn an observation
-into a 64-bit key and differ in which observations share one.
+N counts where steps led, before this batch; reading never counts. Both turn an observation into
+a 64-bit key and differ in which observations share one.
 """
 
 from abc import ABC, abstractmethod
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -143,13 +143,6 @@ class HashCounts(Counts):
         planes = torch.randn(rows.shape[1], self.bits, generator=generator).to(rows.device)
         signs = (rows @ planes > 0).long()
         return (signs << torch.arange(self.bits, device=rows.device)).sum(1)
-
-
-@runtime_checkable
-class Coder(Protocol):
-    """A model that turns x into discrete codes, such as a VQVAE."""
-
-    def codes(self, x: Tensor, context: Tensor | None = None) -> Tensor: ...
 
 
 def mixed(rows: Tensor) -> Tensor:

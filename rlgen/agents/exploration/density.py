@@ -147,10 +147,11 @@ class PseudoCounts(_OnlineDensity):
     A trial of plain gradient ascent measures nothing: the gradient's norm hardly depends on N. The
     trial here is the natural step of one observation among n,
 
-        theta' = theta + grad log p(o) / (n F),   F the mean square of such gradients, of all seen,
+        theta' = theta + g / (n F + g^2),   g = grad log p(o), F the mean of g^2 over all seen,
 
-    which for a table of probabilities gives back the visit counts. Densities over real numbers have
-    no probabilities of single points: there rho' in the numerator is taken as 0.
+    which for a table of probabilities gives back the visit counts. (The g^2 is that of o itself,
+    seen once more; without it, what nothing was known of would be taken much too far.) Densities
+    over real numbers have no probabilities of single points: there rho' in the numerator is 0.
 
     References:
         Marc Bellemare et al. Unifying Count-Based Exploration and Intrinsic Motivation, 2016.
@@ -160,7 +161,9 @@ class PseudoCounts(_OnlineDensity):
 
     Args:
         model: any density or bound without a context; it learns in place.
-        estimator: "recoding", "gain" or "frequency".
+        estimator: "recoding" is right for tables of probabilities; for networks, whose weights a
+            trial changes all at once, it ranks observations but its scale is off. "frequency"
+            needs a model that keeps up with what is seen. "gain" is the published form.
         features: turns observations into the model's x; None reshapes them to its event_shape.
         lr: of the model's Adam.
         updates: gradient steps for each call of `update`.
@@ -180,7 +183,7 @@ class PseudoCounts(_OnlineDensity):
         self,
         model: GenerativeModel,
         *,
-        estimator: Estimator = "recoding",
+        estimator: Estimator = "frequency",
         features: Callable[[Tensor], Tensor] | None = None,
         lr: float = 1e-3,
         updates: int = 8,
@@ -243,14 +246,14 @@ class PseudoCounts(_OnlineDensity):
     def _trial(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """log rho and log rho' - log rho of each x; the model stays as it is."""
         weights = self._weights()
-        scale = {
-            name: 1.0 / (square.clamp_min(_TINY) * self.memory.seen)
-            for name, square in self.squares.items()
-        }
+        total = {name: square * self.memory.seen for name, square in self.squares.items()}
 
         def one(row: Tensor) -> tuple[Tensor, Tensor]:
             slope, before = torch.func.grad_and_value(self._log_prob)(weights, row)
-            tried = {name: weights[name] + slope[name] * scale[name] for name in slope}
+            tried = {
+                name: weights[name] + g / (total[name] + g.square()).clamp_min(_TINY)
+                for name, g in slope.items()
+            }
             return before, self._log_prob(tried, row) - before
 
         return self._for_each(one, x)
