@@ -19,7 +19,7 @@ _CAPABILITIES: tuple[tuple[type, str], ...] = (
     (contracts.Decoder, "decoder"),
     (contracts.Score, "score"),
 )
-_METHODS = {"density": "log_prob", "bound": "elbo"}
+_METHODS = {"density": "log_prob", "bound": "elbo", "encoder": "encode", "decoder": "decode"}
 
 
 @dataclass(frozen=True)
@@ -61,26 +61,35 @@ def capabilities(cls: type) -> tuple[str, ...]:
     return tuple(name for protocol, name in _CAPABILITIES if issubclass(cls, protocol))
 
 
-def require(model: object, capability: type, consumer: str) -> None:
+def require(model: object, capability: type | tuple[type, ...], consumer: str) -> None:
     """Refuse a model that lacks a capability, and say which families have it.
 
     Args:
         model: what was given.
-        capability: one of the protocols of `model.py`, such as `Density`.
+        capability: one of the protocols of `model.py`, such as `Density`, or several of which one
+            is enough.
         consumer: who asks, for the message.
 
     Raises:
         TypeError: with both names.
     """
-    if isinstance(model, capability):
+    wanted = capability if isinstance(capability, tuple) else (capability,)
+    if isinstance(model, wanted):
         return
-    name = next(name for protocol, name in _CAPABILITIES if protocol is capability)
-    method = _METHODS.get(name, {"encoder": "encode", "decoder": "decode"}.get(name, name))
-    families = ", ".join(family.name for family in catalogue() if name in family.capabilities)
+    names = [name for protocol, name in _CAPABILITIES if protocol in wanted]
+    needs = " or ".join(f"{_article(name)} {name} ({_method(name)})" for name in names)
+    families = ", ".join(f.name for f in catalogue() if set(names) & set(f.capabilities))
     raise TypeError(
-        f"{consumer} needs {'an' if name[0] in 'aeiou' else 'a'} {name} ({method}); "
-        f"{type(model).__name__} has none. Families with one: {families}"
+        f"{consumer} needs {needs}; {type(model).__name__} has none. Families with one: {families}"
     )
+
+
+def _article(name: str) -> str:
+    return "an" if name[0] in "aeiou" else "a"
+
+
+def _method(capability: str) -> str:
+    return _METHODS.get(capability, capability)
 
 
 def catalogue() -> tuple[Family, ...]:

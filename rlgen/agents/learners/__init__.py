@@ -1,0 +1,1 @@
+"""Learners, each readable as its paper's algorithm."""

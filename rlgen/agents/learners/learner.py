@@ -1,0 +1,253 @@
+"""What the learners share: collect, pay, estimate advantages, update, and say how it goes.
+
+Everything stays on the world's device. The noise of iteration k depends only on the seed and k, so
+a learner that is restored goes on as if it had never stopped.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlgen.agents.policy import ActorCritic, Policy
+from rlgen.agents.progress import live_line
+from rlgen.agents.reward_model import ReturnScale, RewardModel, Stream, as_streams
+from rlgen.agents.rollout import Collector, Rollout, as_world_action, gae
+from rlgen.agents.transitions import Transitions
+from rlgen.checkpoint import load_module_state
+from rlgen.envs.world import World
+from rlgen.seeding import drawing_from, mix
+
+Models = Mapping[str, RewardModel | tuple[RewardModel, float] | Stream]
+Callback = Callable[[int, dict[str, float]], bool | None]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A rollout with what each action was worth beyond expectation.
+
+    Attributes:
+        rollout: the steps.
+        advantage: of all streams together, weighted, with shape (T, B).
+        returns: what the values should have been, with shape (T, B, streams).
+    """
+
+    rollout: Rollout
+    advantage: Tensor
+    returns: Tensor
+
+
+class Learner(ABC):
+    """Collects with its policy, and updates it.
+
+    Args:
+        world: what it lives in.
+        model: policy and critic; None makes them for the world's spaces.
+        reward_models: name -> a reward model, (model, weight), or a `Stream`.
+        steps: of each copy in one iteration.
+        discount: of the world's rewards.
+        trace: lambda of generalised advantage estimation.
+        seed: of everything random here; the world has its own.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        *,
+        model: ActorCritic | None,
+        reward_models: Models | None,
+        steps: int,
+        discount: float,
+        trace: float,
+        seed: int,
+    ) -> None:
+        if steps < 1:
+            raise ValueError(f"'steps' must be positive, got {steps}")
+        if not 0.0 <= discount <= 1.0 or not 0.0 <= trace <= 1.0:
+            raise ValueError(
+                f"'discount' and 'trace' must be from 0 to 1, got {discount} and {trace}"
+            )
+        self.world = world
+        self.streams = as_streams(reward_models or {})
+        self.steps, self.discount, self.trace, self.seed = steps, discount, trace, seed
+        self.model = self._made(model).to(world.device)
+        self.scales = {
+            name: ReturnScale(self.discount if s.discount is None else s.discount)
+            for name, s in self.streams.items()
+        }
+        self.collector = Collector(world)
+        self.episodes = _Episodes(world.num_envs, world.device)
+        self.iteration = 0
+        self.total_steps = 0
+
+    optimizer: torch.optim.Optimizer
+
+    @abstractmethod
+    def update(self, batch: Batch) -> dict[str, float]:
+        """Improve policy and critic on one batch."""
+
+    def learn(
+        self, total_timesteps: int, *, callback: Callback | None = None, progress: bool = True
+    ) -> "Learner":
+        """Go on for at least so many steps of the world, over all its copies.
+
+        Args:
+            total_timesteps: more steps, counted over all copies.
+            callback: called as callback(total_steps, metrics) after each iteration; a true result
+                stops.
+            progress: show a live line on a terminal.
+        """
+        goal = self.total_steps + total_timesteps
+        with live_line(goal, progress) as show:
+            while self.total_steps < goal:
+                metrics = self.iterate()
+                show(self.total_steps, metrics)
+                if callback is not None and callback(self.total_steps, metrics):
+                    break
+        return self
+
+    def iterate(self) -> dict[str, float]:
+        """Collect once and update once."""
+        with drawing_from(mix(self.seed, self.iteration)):
+            rollout = self.collector.collect(self.model, self.steps)
+            rewards, paid = self._pay(rollout)
+            metrics = self.update(self._batch(rollout, rewards))
+        self.iteration += 1
+        self.total_steps += rollout.reward.numel()
+        self.episodes.note(rollout)
+        return {**self.episodes.metrics(), **paid, **metrics}
+
+    @torch.no_grad()
+    def predict(self, obs: Tensor, *, deterministic: bool = True) -> Tensor:
+        """Actions for observations, each the first of its episode."""
+        obs = obs.to(self.world.device)
+        pi = self.model.policy.distribution(obs)
+        return as_world_action(self.world, pi.mode if deterministic else pi.sample())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that decides the future, the world and the reward models included."""
+        state = {
+            "model": dict(self.model.state_dict()),
+            "optimizer": self.optimizer.state_dict(),
+            "collector": self.collector.state_dict(),
+            "streams": {name: s.model.state_dict() for name, s in self.streams.items()},
+            "scales": {name: scale.state_dict() for name, scale in self.scales.items()},
+            "episodes": self.episodes.state_dict(),
+        }
+        return {**state, "iteration": self.iteration, "total_steps": self.total_steps}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken, in a learner made with the same arguments."""
+        load_module_state(self.model, state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.collector.load_state_dict(state["collector"])
+        for name, stream in self.streams.items():
+            stream.model.load_state_dict(state["streams"][name])
+            self.scales[name].load_state_dict(state["scales"][name])
+        self.episodes.load_state_dict(state["episodes"])
+        self.iteration, self.total_steps = state["iteration"], state["total_steps"]
+
+    def _made(self, model: ActorCritic | None) -> ActorCritic:
+        streams = 1 + len(self.streams)
+        if model is None:
+            with drawing_from(mix(self.seed, 0, 1)):
+                policy = Policy.of(self.world.observation_space, self.world.action_space)
+                return ActorCritic(policy, streams=streams)
+        outputs = model.critic.mlp[-1].out_features
+        if outputs != streams:
+            raise ValueError(
+                f"'model' must have a value for the world and each reward model, {streams}, "
+                f"got {outputs}"
+            )
+        return model
+
+    @torch.no_grad()
+    def _pay(self, rollout: Rollout) -> tuple[list[Tensor], dict[str, float]]:
+        """The rewards of all streams, each (T, B); reward models are paid out, then learn."""
+        rewards, metrics = [rollout.reward], dict[str, float]()
+        if not self.streams:
+            return rewards, metrics
+        transitions = rollout.transitions()
+        for name, stream in self.streams.items():
+            reward = _checked(name, stream.model.reward(transitions), transitions)
+            reward = reward.reshape(rollout.reward.shape)
+            metrics[f"{name}/reward"] = float(reward.mean())
+            if stream.normalise:
+                ends = rollout.done if stream.episodic else None
+                reward = self.scales[name].scale(reward, ends)
+            rewards.append(reward)
+            with torch.enable_grad():
+                learnt = stream.model.update(transitions)
+            metrics |= {f"{name}/{key}": value for key, value in learnt.items()}
+        return rewards, metrics
+
+    @torch.no_grad()
+    def _batch(self, rollout: Rollout, rewards: list[Tensor]) -> Batch:
+        total = self._advantage(rollout, rewards[0], 0, self.discount, episodic=True)
+        returns = [total + rollout.values[..., 0]]
+        uses = self.streams.values()
+        for i, (stream, reward) in enumerate(zip(uses, rewards[1:], strict=True), start=1):
+            discount = self.discount if stream.discount is None else stream.discount
+            advantage = self._advantage(rollout, reward, i, discount, episodic=stream.episodic)
+            total = total + stream.weight * advantage
+            returns.append(advantage + rollout.values[..., i])
+        return Batch(rollout, total, torch.stack(returns, dim=-1))
+
+    def _advantage(
+        self, rollout: Rollout, reward: Tensor, i: int, discount: float, *, episodic: bool
+    ) -> Tensor:
+        never = torch.zeros_like(rollout.done)
+        return gae(
+            reward,
+            rollout.values[..., i],
+            (rollout.next_values if episodic else rollout.following)[..., i],
+            rollout.terminated if episodic else never,
+            rollout.done if episodic else never,
+            discount=discount,
+            trace=self.trace,
+        )
+
+
+class _Episodes:
+    """Returns and lengths of the episodes that ended lately."""
+
+    def __init__(self, count: int, device: torch.device) -> None:
+        self.returns = torch.zeros(count, device=device)
+        self.lengths = torch.zeros(count, device=device)
+        self.last: dict[str, float] = {}
+
+    def note(self, rollout: Rollout) -> None:
+        ended = torch.zeros(3, device=self.returns.device)
+        for reward, done in zip(rollout.reward, rollout.done, strict=True):
+            self.returns += reward
+            self.lengths += 1
+            ended += torch.stack(
+                [done.sum(), (self.returns * done).sum(), (self.lengths * done).sum()]
+            )
+            self.returns *= ~done
+            self.lengths *= ~done
+        count, total, length = ended.tolist()
+        if count:
+            self.last = {"episode/return": total / count, "episode/length": length / count}
+
+    def metrics(self) -> dict[str, float]:
+        return dict(self.last)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"returns": self.returns, "lengths": self.lengths, "last": dict(self.last)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.returns, self.lengths = state["returns"], state["lengths"]
+        self.last = dict(state["last"])
+
+
+def _checked(name: str, reward: Tensor, transitions: Transitions) -> Tensor:
+    if reward.shape != (len(transitions),):
+        raise ValueError(
+            f"the reward model {name!r} must pay each of {len(transitions)} steps, "
+            f"got shape {tuple(reward.shape)}"
+        )
+    return reward.detach()

@@ -1,0 +1,149 @@
+"""Exact answers on tabular worlds: values, soft values, occupancies, gradients' referees.
+
+Everything takes an `MDP` (`world.mdp()`: P[s, a, s'], R[s, a], p(s_0), terminal) and is exact up to
+float64. A terminal state earns nothing and leads to itself. With a horizon, quantities are lists
+over time; without one, they are stationary and need a discount below 1.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from rlgen.envs.tabular import MDP
+
+
+class Plan(NamedTuple):
+    """A policy and what it is worth.
+
+    Attributes:
+        policy: pi(a|s), with shape (S, A), or (H, S, A) where there is a horizon.
+        q: action values, with the same shape.
+        value: with shape (S,) or (H, S).
+    """
+
+    policy: Tensor
+    q: Tensor
+    value: Tensor
+
+
+def value_iteration(mdp: MDP, *, discount: float, tolerance: float = 1e-12) -> Plan:
+    """The optimal policy; actions of equal value share the probability.
+
+    V(s) = max over a of R(s, a) + discount sum over s' of P(s'|s, a) V(s')
+    """
+    _check_discount(discount)
+    value = torch.zeros_like(mdp.start)
+    while True:
+        q = _backup(mdp, value, discount)
+        better = q.max(1).values
+        change = float((better - value).abs().max())
+        value = better
+        if change <= tolerance * (1.0 - discount):
+            break
+    best = (q >= q.max(1, keepdim=True).values - 1e-9).double()
+    return Plan(best / best.sum(1, keepdim=True), q, value)
+
+
+def soft_values(mdp: MDP, *, horizon: int, temperature: float = 1.0) -> Plan:
+    """The best policy where entropy counts too, over a fixed horizon and with known dynamics.
+
+    It maximises E[sum over t of R(s_t, a_t) + temperature H(pi(.|s_t))], which is reinforcement
+    learning as inference with the true dynamics kept: with r = R / temperature,
+
+        Q_t(s, a) = R(s, a) + sum over s' of P(s'|s, a) V_{t+1}(s')
+        V_t(s)    = temperature log sum over a of exp(Q_t(s, a) / temperature)
+
+    An episode that is over has no more entropy: a terminal state is worth 0.
+
+    References:
+        Sergey Levine. Reinforcement Learning and Control as Probabilistic Inference, 2018.
+        https://arxiv.org/abs/1805.00909
+
+    Args:
+        mdp: the process.
+        horizon: how many steps an episode has.
+        temperature: the weight of the entropy; towards 0 the policy becomes greedy.
+    """
+    if horizon < 1 or temperature <= 0:
+        raise ValueError(
+            f"'horizon' and 'temperature' must be positive, got {horizon} and {temperature}"
+        )
+    value, plans = torch.zeros_like(mdp.start), []
+    for _ in range(horizon):
+        q = _backup(mdp, value, 1.0)
+        value = temperature * (q / temperature).logsumexp(1)
+        value = value.masked_fill(mdp.terminal, 0.0)
+        plans.append(Plan((q / temperature).softmax(1), q, value))
+    return Plan(*(torch.stack(parts) for parts in zip(*reversed(plans), strict=True)))
+
+
+def evaluate_policy(mdp: MDP, policy: Tensor, *, discount: float) -> Tensor:
+    """V of a stationary policy (S, A), by solving the linear system, with shape (S,)."""
+    _check_discount(discount)
+    chain = (policy[..., None] * mdp.transition).sum(1)
+    chain = chain.masked_fill(mdp.terminal[:, None], 0.0)  # nothing is earned after the end
+    earned = (policy * mdp.reward).sum(1).masked_fill(mdp.terminal, 0.0)
+    eye = torch.eye(len(chain), dtype=chain.dtype)
+    value: Tensor = torch.linalg.solve(eye - discount * chain, earned)
+    return value
+
+
+def expected_return(mdp: MDP, policy: Tensor, *, discount: float = 1.0, horizon: int) -> Tensor:
+    """J(pi) = E[sum over t < horizon of discount^t R(s_t, a_t)]; differentiable in `policy`.
+
+    Args:
+        mdp: the process.
+        policy: with shape (S, A), or (horizon, S, A) where it depends on time.
+        discount: of the rewards.
+        horizon: steps of an episode.
+    """
+    state, total = mdp.start, torch.zeros((), dtype=mdp.start.dtype)
+    for t in range(horizon):
+        acting = state[:, None] * (policy if policy.ndim == 2 else policy[t])
+        total = total + discount**t * (acting * mdp.reward).sum()
+        state = torch.einsum("sa,saz->z", acting, mdp.transition)
+    return total
+
+
+def visits(mdp: MDP, policy: Tensor, *, horizon: int) -> Tensor:
+    """p(s_t = s), with shape (horizon + 1, S), ended episodes in their terminal state."""
+    states = [mdp.start]
+    for t in range(horizon):
+        acting = states[-1][:, None] * (policy if policy.ndim == 2 else policy[t])
+        states.append(torch.einsum("sa,saz->z", acting, mdp.transition))
+    return torch.stack(states)
+
+
+def occupancy(mdp: MDP, policy: Tensor, *, discount: float) -> Tensor:
+    """The discounted share of time in each (s, a), with shape (S, A), summing to one.
+
+    rho(s, a) = (1 - discount) sum over t of discount^t p(s_t = s) pi(a|s); an ended episode stays
+    in its terminal state.
+    """
+    _check_discount(discount)
+    chain = (policy[..., None] * mdp.transition).sum(1)
+    eye = torch.eye(len(chain), dtype=chain.dtype)
+    states: Tensor = torch.linalg.solve(eye - discount * chain.T, (1.0 - discount) * mdp.start)
+    return states[:, None] * policy
+
+
+def stationary(mdp: MDP, policy: Tensor, *, restart: float = 0.0) -> Tensor:
+    """The long-run share of time in each state, where each step restarts with a probability."""
+    chain = (policy[..., None] * mdp.transition).sum(1)
+    chain = (1.0 - restart) * chain + restart * mdp.start[None]
+    eye = torch.eye(len(chain), dtype=chain.dtype)
+    system = torch.cat([eye - chain.T, torch.ones_like(mdp.start)[None]])
+    target = torch.cat([torch.zeros_like(mdp.start), torch.ones(1, dtype=chain.dtype)])
+    share: Tensor = torch.linalg.lstsq(system, target[:, None]).solution.squeeze(1)
+    return share
+
+
+def _backup(mdp: MDP, value: Tensor, discount: float) -> Tensor:
+    q = mdp.reward + discount * mdp.transition @ value
+    return q.masked_fill(mdp.terminal[:, None], 0.0)
+
+
+def _check_discount(discount: float) -> None:
+    if not 0.0 <= discount < 1.0:
+        raise ValueError(f"'discount' must be at least 0 and below 1, got {discount}")
