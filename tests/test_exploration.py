@@ -91,17 +91,6 @@ def test_recoding_a_table_gives_back_the_visits(visited: Tensor) -> None:
     assert rank >= 0.99 and abs(slope - 1) <= 0.05 and 0.95 <= ratio <= 1.05, (rank, slope, ratio)
 
 
-@pytest.mark.slow
-def test_the_density_of_bits_ranks_the_visits(visited: Tensor) -> None:
-    """R14's bar for n times the density of a MADE over 104 bits."""
-    torch.manual_seed(0)
-    bonus = PseudoCounts(generative.MADE(104), lr=3e-3)
-    for part in visited.split(4):
-        bonus.update(arriving_at(part.flatten(0, 1)))
-    rank, _, _ = agreement(bonus.count(torch.eye(104)), visited.flatten(0, 1).sum(0))
-    assert rank >= 0.95
-
-
 @pytest.mark.parametrize(
     ("family", "estimator"),
     [

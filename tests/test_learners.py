@@ -133,7 +133,8 @@ def test_reinforce_estimates_the_exact_gradient(baseline: bool) -> None:
     """R04, over 100,000 episodes."""
     found, exact = estimates(baseline)
     mean, error = found.mean(0), found.std(0) / len(found) ** 0.5
-    assert ((mean - exact).abs() <= 4.0 * error + 1e-6).all()
+    # 25 batches make heavy tails, and there are more than a hundred coordinates
+    assert ((mean - exact).abs() <= 6.0 * error + 1e-6).all()
     cosine = torch.nn.functional.cosine_similarity(mean, exact, dim=0)
     assert cosine > 0.99
 
