@@ -58,6 +58,7 @@ class Run:
         self._lines = self.folder / "metrics.jsonl"
         self._tensorboard = tensorboard
         self._events: Any = None
+        self._purge: int | None = None  # what TensorBoard is to forget, after a resumption
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Add one line of metrics; numbers that are not finite are kept as text."""
@@ -118,10 +119,8 @@ class Run:
         if self._events is None:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._events = SummaryWriter(str(self.folder), purge_step=self._purge or None)
+            self._events = SummaryWriter(str(self.folder), purge_step=self._purge)
         return self._events
-
-    _purge = 0
 
 
 class _Snapshot(Configurable):

@@ -38,12 +38,12 @@ class _OnlineDensity(Configurable):
         self,
         model: GenerativeModel,
         *,
-        features: Callable[[Tensor], Tensor] | None,
-        lr: float,
-        updates: int,
-        batch_size: int,
-        memory: int,
-        seed: int,
+        features: Callable[[Tensor], Tensor] | None = None,
+        lr: float = 1e-3,
+        updates: int = 8,
+        batch_size: int = 256,
+        memory: int = 2**15,
+        seed: int = 0,
     ) -> None:
         require(model, (Density, Bound), type(self).__name__)
         if model.context_shape is not None:
@@ -64,7 +64,8 @@ class _OnlineDensity(Configurable):
     def log_prob(self, x: Tensor) -> Tensor:
         """log p(x), or a bound of it with the same noise at every call, with shape (B,)."""
         with evaluating(self.model), drawing_from(self.seed), unchecked():
-            return self._score(x)
+            score: Tensor = _Scored(self.model)(x)
+            return score
 
     def update(self, t: Transitions) -> dict[str, float]:
         """Keep the batch in memory, and take some gradient steps on what is there."""
@@ -84,10 +85,6 @@ class _OnlineDensity(Configurable):
         self.trainer.load_state_dict(state["trainer"])
         self.memory.load_state_dict(state["memory"])
 
-    def _score(self, x: Tensor) -> Tensor:
-        score: Tensor = _Scored(self.model)(x)
-        return score
-
 
 class Surprise(_OnlineDensity):
     """Pays for how unlikely a density finds what a step led to: -log p(o').
@@ -106,27 +103,6 @@ class Surprise(_OnlineDensity):
         >>> from rlgen.generative import MADE
         >>> bonus = Surprise(MADE(104))
     """
-
-    def __init__(
-        self,
-        model: GenerativeModel,
-        *,
-        features: Callable[[Tensor], Tensor] | None = None,
-        lr: float = 1e-3,
-        updates: int = 8,
-        batch_size: int = 256,
-        memory: int = 2**15,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(
-            model,
-            features=features,
-            lr=lr,
-            updates=updates,
-            batch_size=batch_size,
-            memory=memory,
-            seed=seed,
-        )
 
     def reward(self, t: Transitions) -> Tensor:
         return -self.log_prob(self.data(t.next_obs))

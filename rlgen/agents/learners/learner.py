@@ -53,6 +53,8 @@ class Learner(ABC):
         seed: of everything random here; the world has its own.
     """
 
+    optimizer: torch.optim.Optimizer
+
     def __init__(
         self,
         world: World,
@@ -82,8 +84,6 @@ class Learner(ABC):
         self.episodes = _Episodes(world.num_envs, world.device)
         self.iteration = 0
         self.total_steps = 0
-
-    optimizer: torch.optim.Optimizer
 
     @abstractmethod
     def update(self, batch: Batch) -> dict[str, float]:

@@ -78,7 +78,7 @@ class PPO(Learner):
         self.entropy_weight, self.value_weight = entropy_weight, value_weight
         self.max_norm = max_norm
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.Adam(self.parameters, lr=lr, eps=1e-5, fused=True)
+        self.optimizer = torch.optim.Adam(self.parameters, lr=lr, eps=1e-5)
 
     def update(self, batch: Batch) -> dict[str, float]:
         spread = batch.advantage.std().clamp_min(1e-8)

@@ -69,7 +69,7 @@ class REINFORCE(Learner):
         self.entropy_weight, self.value_weight = entropy_weight, value_weight
         self.normalise = normalise
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.Adam(self.parameters, lr=lr, fused=True)
+        self.optimizer = torch.optim.Adam(self.parameters, lr=lr)
 
     def update(self, batch: Batch) -> dict[str, float]:
         rollout = batch.rollout

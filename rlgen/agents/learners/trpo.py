@@ -79,7 +79,7 @@ class TRPO(Learner):
         self.max_kl, self.damping, self.iterations = max_kl, damping, iterations
         self.value_steps = value_steps
         self.parameters = [p for p in self.model.policy.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.Adam(self.model.critic.parameters(), lr=lr, fused=True)
+        self.optimizer = torch.optim.Adam(self.model.critic.parameters(), lr=lr)
 
     def update(self, batch: Batch) -> dict[str, float]:
         rollout = batch.rollout
