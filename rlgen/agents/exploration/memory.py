@@ -1,5 +1,6 @@
 """What the learning reward models share: observations as data, and a sample of all of them."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -77,7 +78,65 @@ class Reservoir:
         return self.kept.index_select(0, index.to(self.kept.device))
 
     def state_dict(self) -> dict[str, Any]:
-        return {"kept": self.kept, "filled": self.filled, "seen": self.seen}
+        kept = None if self.kept is None else self.kept[: self.filled].clone()
+        return {"kept": kept, "filled": self.filled, "seen": self.seen}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.kept, self.filled, self.seen = state["kept"], state["filled"], state["seen"]
+        self.filled, self.seen = state["filled"], state["seen"]
+        kept = state["kept"]
+        self.kept = None
+        if kept is not None:
+            self.kept = kept.new_empty(self.size, *kept.shape[1:])
+            self.kept[: self.filled] = kept[: self.filled]
+
+
+class Rehearsal:
+    """Minibatches of what is fresh and of what was before: a model that learns, and forgets little.
+
+    One half of each minibatch comes from the rows just given, the other from a uniform sample of
+    all rows that were ever given.
+
+    Args:
+        updates: minibatches for each call.
+        batch_size: rows in one.
+        memory: rows kept.
+        seed: of what is kept and drawn.
+    """
+
+    def __init__(self, *, updates: int, batch_size: int, memory: int, seed: int) -> None:
+        if updates < 0:
+            raise ValueError(f"'updates' must not be negative, got {updates}")
+        if batch_size < 2:
+            raise ValueError(f"'batch_size' must be at least 2, got {batch_size}")
+        Reservoir(memory)  # refuses a wrong size
+        self.updates, self.batch_size, self.size, self.seed = updates, batch_size, memory, seed
+        self.parts: list[Reservoir] = []
+        self.drawn = 0
+
+    def batches(self, *rows: Tensor) -> Iterator[tuple[Tensor, ...]]:
+        """Keep rows, given as tensors with the same first dimension, and draw minibatches."""
+        if not self.parts:
+            # with one seed they keep and draw the same rows
+            self.parts = [Reservoir(self.size, self.seed) for _ in rows]
+        for part, column in zip(self.parts, rows, strict=True):
+            part.add(column)
+        for _ in range(self.updates):
+            seed = mix(self.seed, self.drawn)
+            self.drawn += 1
+            generator = torch.Generator().manual_seed(seed)
+            fresh = torch.randint(len(rows[0]), (self.batch_size // 2,), generator=generator)
+            fresh = fresh.to(rows[0].device)
+            rest = self.batch_size - len(fresh)
+            yield tuple(
+                torch.cat([column.index_select(0, fresh), part.draw(rest, seed)])
+                for part, column in zip(self.parts, rows, strict=True)
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"parts": [part.state_dict() for part in self.parts], "drawn": self.drawn}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.parts = [Reservoir(self.size, self.seed) for _ in state["parts"]]
+        for part, saved in zip(self.parts, state["parts"], strict=True):
+            part.load_state_dict(saved)
+        self.drawn = state["drawn"]
