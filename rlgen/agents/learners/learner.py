@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rlgen.agents.flat_world import flattened
 from rlgen.agents.policy import ActorCritic, Policy
 from rlgen.agents.progress import live_line
 from rlgen.agents.reward_model import ReturnScale, RewardModel, Stream, as_streams
 from rlgen.agents.rollout import Collector, Rollout, as_world_action, gae
-from rlgen.agents.transitions import Transitions
+from rlgen.agents.transitions import Transitions, flat
 from rlgen.checkpoint import load_module_state
 from rlgen.envs.world import World
 from rlgen.seeding import drawing_from, mix
@@ -44,7 +45,7 @@ class Learner(ABC):
     """Collects with its policy, and updates it.
 
     Args:
-        world: what it lives in.
+        world: what it lives in; observations in parts are made `flat`.
         model: policy and critic; None makes them for the world's spaces.
         reward_models: name -> a reward model, (model, weight), or a `Stream`.
         steps: of each copy in one iteration.
@@ -72,7 +73,7 @@ class Learner(ABC):
             raise ValueError(
                 f"'discount' and 'trace' must be from 0 to 1, got {discount} and {trace}"
             )
-        self.world = world
+        self.world = flattened(world)
         self.streams = as_streams(reward_models or {})
         self.steps, self.discount, self.trace, self.seed = steps, discount, trace, seed
         self.model = self._made(model).to(world.device)
@@ -80,7 +81,7 @@ class Learner(ABC):
             name: ReturnScale(self.discount if s.discount is None else s.discount)
             for name, s in self.streams.items()
         }
-        self.collector = Collector(world)
+        self.collector = Collector(self.world)
         self.episodes = _Episodes(world.num_envs, world.device)
         self.iteration = 0
         self.total_steps = 0
@@ -121,9 +122,9 @@ class Learner(ABC):
         return {**self.episodes.metrics(), **paid, **metrics}
 
     @torch.no_grad()
-    def predict(self, obs: Tensor, *, deterministic: bool = True) -> Tensor:
+    def predict(self, obs: Tensor | Mapping[str, Any], *, deterministic: bool = True) -> Tensor:
         """Actions for observations, each the first of its episode."""
-        obs = obs.to(self.world.device)
+        obs = flat(obs).to(self.world.device)
         pi = self.model.policy.distribution(obs)
         return as_world_action(self.world, pi.mode if deterministic else pi.sample())
 

@@ -1,0 +1,55 @@
+"""Worlds that are seen in parts, as the tensors that networks take."""
+
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from rlgen.agents.transitions import flat, flat_space
+from rlgen.checkpoint import Stateful
+from rlgen.envs.world import Step, World
+
+
+class FlatWorld:
+    """A world whose observations, dictionaries of tensors, are made `flat`; all else is its own.
+
+    Args:
+        world: with a Dict of observations.
+    """
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.observation_space = flat_space(world.observation_space)
+        self.action_space = world.action_space
+        if isinstance(world, Stateful):  # only then is this one, too
+            self.state_dict = world.state_dict
+            self.load_state_dict = world.load_state_dict
+
+    @property
+    def num_envs(self) -> int:
+        return self.world.num_envs
+
+    @property
+    def device(self) -> torch.device:
+        return self.world.device
+
+    def reset(self, seed: int | None = None) -> Tensor:
+        """Start new episodes in all copies."""
+        return flat(self.world.reset(seed))
+
+    def step(self, action: Tensor) -> Step:
+        """One step of all copies."""
+        step = self.world.step(action)
+        return Step(
+            flat(step.obs),
+            step.reward,
+            step.terminated,
+            step.truncated,
+            lambda: flat(step.final_obs),
+        )
+
+
+def flattened(world: World) -> World:
+    """`world`, or if it is seen in parts, the same world seen as one tensor."""
+    if isinstance(world.observation_space, spaces.Dict):
+        return FlatWorld(world)
+    return world
