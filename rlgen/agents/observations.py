@@ -38,9 +38,19 @@ class Features(nn.Module):
         self.convolutions = ImageEncoder(self.shape, 64, hidden=()) if self.picture else None
         self.width = 64 if self.picture else math.prod(self.shape)
 
+    def scaled(self, obs: Tensor) -> Tensor:
+        """Bytes as floats of about unit size; floats stay as they are, so twice is as once."""
+        if obs.is_floating_point():
+            return obs.to(self.scale.dtype)
+        return obs.to(self.scale.dtype) * self.scale
+
+    def prepared(self, obs: Tensor) -> Tensor:
+        """Observations that will be looked at many times; pictures stay bytes, which are small."""
+        return obs if self.picture else self.scaled(obs)
+
     def forward(self, obs: Tensor) -> Tensor:
         """(B, *shape) -> (B, width)."""
-        x = obs.to(self.scale.dtype) * self.scale
+        x = self.scaled(obs)
         if self.convolutions is None:
             return x.flatten(1)
         features: Tensor = self.convolutions(x[..., None])

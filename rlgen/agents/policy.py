@@ -139,9 +139,14 @@ class ActorCritic(Configurable, nn.Module):
         """Memories of policy and critic, with shape (count, 2 memory)."""
         return torch.cat([self.policy.initial_state(count)] * 2, dim=1)
 
+    def prepared(self, obs: Tensor) -> Tensor:
+        """Observations scaled once, for policy and critic and for all passes over them."""
+        return self.policy.net.features.prepared(obs)
+
     def act(self, obs: Tensor, state: Tensor) -> tuple[Distribution, Tensor, Tensor]:
         """What to do and what it is worth: (pi(. | o), values (B, streams), next state)."""
         mine, critics = state.chunk(2, dim=1)
+        obs = self.prepared(obs)
         outputs, mine = self.policy.net(obs, mine)
         values, critics = self.critic(obs, critics)
         head = self.policy.head(outputs, tuple(self.policy.event_shape))

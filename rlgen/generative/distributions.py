@@ -10,6 +10,39 @@ from torch.nn import functional as F
 from torch.types import _size
 
 _Shape = torch.Size | list[int] | tuple[int, ...]
+_NONE = torch.Size()
+
+
+class Categorical(torch.distributions.Categorical):
+    """Torch's, drawn with one uniform number for each variable instead of one for each symbol.
+
+    For few symbols this and the sums below are several times faster than torch's kernels.
+
+    Args:
+        logits: of the symbols, with shape (*batch, symbols).
+    """
+
+    def __init__(self, logits: Tensor) -> None:
+        super().__init__(logits=logits, validate_args=False)
+
+    @property
+    def probs(self) -> Tensor:
+        return self.logits.exp()  # torch keeps them normalised
+
+    def sample(self, sample_shape: _size = _NONE) -> Tensor:
+        below = self.probs.detach().cumsum(-1)
+        whole = below[..., -1]
+        draw = torch.rand(*sample_shape, *whole.shape, dtype=whole.dtype, device=whole.device)
+        # strictly less than the whole after rounding: a symbol of no probability is never drawn
+        draw = draw.clamp_max(1.0 - torch.finfo(whole.dtype).eps) * whole
+        return (below <= draw[..., None]).sum(-1)
+
+    def expand(self, batch_shape: _Shape, _instance: object = None) -> "Categorical":
+        return Categorical(self.logits.expand(*batch_shape, -1))
+
+    def entropy(self) -> Tensor:
+        floor = torch.finfo(self.logits.dtype).min
+        return -(self.probs * self.logits.clamp_min(floor)).sum(-1)
 
 
 class DiscretisedLogistic(Distribution):

@@ -163,7 +163,7 @@ class Categorical(_Elementwise):
         return Symbols(self.categories)
 
     def elements(self, outputs: Tensor) -> Distribution:
-        return D.Categorical(logits=outputs, validate_args=False)
+        return extra.Categorical(outputs)
 
 
 @dataclass(frozen=True)

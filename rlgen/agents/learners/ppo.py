@@ -78,12 +78,14 @@ class PPO(Learner):
         self.entropy_weight, self.value_weight = entropy_weight, value_weight
         self.max_norm = max_norm
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.Adam(self.parameters, lr=lr, eps=1e-5)
+        # the fused kernel misreads gradients whose layout differs, as those of convolutions may
+        fused = all(p.ndim <= 2 for p in self.parameters)
+        self.optimizer = torch.optim.Adam(self.parameters, lr=lr, eps=1e-5, fused=fused)
 
     def update(self, batch: Batch) -> dict[str, float]:
         spread = batch.advantage.std().clamp_min(1e-8)
         whole = Sample(
-            batch.rollout.obs,
+            self.model.prepared(batch.rollout.obs),
             batch.rollout.action,
             batch.rollout.log_prob,
             (batch.advantage - batch.advantage.mean()) / spread,
