@@ -4,21 +4,26 @@ Everything stays on the world's device. The noise of iteration k depends only on
 a learner that is restored goes on as if it had never stopped.
 """
 
+import copy
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
+from rlgen import checkpoint
+from rlgen.agents.evaluation import Episodes, evaluate
 from rlgen.agents.flat_world import flattened
+from rlgen.agents.learners.saving import SavedLearner, moved
 from rlgen.agents.policy import ActorCritic, Policy
 from rlgen.agents.progress import live_line
 from rlgen.agents.reward_model import ReturnScale, RewardModel, Stream, as_streams
 from rlgen.agents.rollout import Collector, Rollout, as_world_action, gae
 from rlgen.agents.transitions import Transitions, flat
-from rlgen.checkpoint import load_module_state
+from rlgen.checkpoint import Configurable, Stateful, arguments_of, load_module_state
 from rlgen.envs.world import World
 from rlgen.seeding import drawing_from, mix
 
@@ -41,7 +46,7 @@ class Batch:
     returns: Tensor
 
 
-class Learner(ABC):
+class Learner(Configurable, ABC):
     """Collects with its policy, and updates it.
 
     Args:
@@ -73,7 +78,7 @@ class Learner(ABC):
             raise ValueError(
                 f"'discount' and 'trace' must be from 0 to 1, got {discount} and {trace}"
             )
-        self.world = flattened(world)
+        self.given_world, self.world = world, flattened(world)
         self.streams = as_streams(reward_models or {})
         self.steps, self.discount, self.trace, self.seed = steps, discount, trace, seed
         self.model = self._made(model).to(world.device)
@@ -82,7 +87,7 @@ class Learner(ABC):
             for name, s in self.streams.items()
         }
         self.collector = Collector(self.world)
-        self.episodes = _Episodes(world.num_envs, world.device)
+        self.episodes = Episodes(world.num_envs, world.device)
         self.iteration = 0
         self.total_steps = 0
 
@@ -121,12 +126,96 @@ class Learner(ABC):
         self.episodes.note(rollout)
         return {**self.episodes.metrics(), **paid, **metrics}
 
-    @torch.no_grad()
     def predict(self, obs: Tensor | Mapping[str, Any], *, deterministic: bool = True) -> Tensor:
         """Actions for observations, each the first of its episode."""
+        return self.act(obs, deterministic=deterministic)[0]
+
+    @torch.no_grad()
+    def act(
+        self,
+        obs: Tensor | Mapping[str, Any],
+        state: Tensor | None = None,
+        episode_start: Tensor | None = None,
+        *,
+        deterministic: bool = True,
+    ) -> tuple[Tensor, Tensor]:
+        """Actions along episodes, for policies with a memory.
+
+        Args:
+            obs: a batch of observations.
+            state: what `act` gave with the observations before these; None for the first ones.
+            episode_start: which of `obs` begin an episode, as booleans with shape (B,).
+            deterministic: the mode of the policy instead of a sample.
+
+        Returns:
+            The actions, and the state for the next call.
+        """
         obs = flat(obs).to(self.world.device)
-        pi = self.model.policy.distribution(obs)
-        return as_world_action(self.world, pi.mode if deterministic else pi.sample())
+        state = self.model.initial_state(len(obs)) if state is None else state
+        if episode_start is not None:
+            state = state * ~episode_start.to(state.device)[:, None]
+        pi, _, state = self.model.act(obs, state)
+        return as_world_action(self.world, pi.mode if deterministic else pi.sample()), state
+
+    def evaluate(
+        self,
+        episodes: int = 100,
+        *,
+        world: World | None = None,
+        deterministic: bool = True,
+        seed: int = 2**20,
+    ) -> dict[str, float]:
+        """Means over whole episodes; learning goes on afterwards as if nothing had been.
+
+        Args:
+            episodes: how many; see `rlgen.agents.evaluation.evaluate` for what is returned.
+            world: where; it is reset, so not the one that is learnt in. None takes a copy of that
+                one, if it has a `state_dict`.
+            deterministic: act by the mode of the policy instead of by a sample.
+            seed: of the world and of the actions; copy i of a world draws from seed + i.
+        """
+        if world is None and isinstance(self.world, Stateful):
+            world = copy.deepcopy(self.world)
+        if world is None or world is self.given_world:
+            raise ValueError(
+                "give another 'world' to evaluate in: this learner's own is in use, and only one "
+                "with a state_dict can be copied"
+            )
+        world = flattened(world)
+        return evaluate(self.model, world, episodes, deterministic=deterministic, seed=seed)
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write everything to a checkpoint in `folder`: a config.json and a safetensors file.
+
+        The world and the reward models are there with their states, but not how to make them.
+        """
+        saved = SavedLearner.of(type(self).__name__, arguments_of(self), **self._uses)
+        saved.state = self.state_dict()
+        checkpoint.save(saved, folder)
+
+    @classmethod
+    def load(
+        cls,
+        folder: str | os.PathLike[str],
+        world: World,
+        *,
+        reward_models: Models | None = None,
+    ) -> Self:
+        """The learner that `save` wrote; it goes on as if it had never stopped.
+
+        Args:
+            folder: of the checkpoint.
+            world: made with the same arguments; it takes on the state of the saved one. A world
+                without a `state_dict` begins anew.
+            reward_models: under the same names, made with the same arguments.
+        """
+        saved = checkpoint.load(folder)
+        if not isinstance(saved, SavedLearner):
+            raise ValueError(f"{str(folder)!r} holds a {type(saved).__name__}, not a learner")
+        saved.check(cls.__name__, world.num_envs, tuple(reward_models or {}))
+        made = cls(world, reward_models=reward_models, **saved.arguments)
+        made.load_state_dict(saved.state)
+        return made
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that decides the future, the world and the reward models included."""
@@ -145,11 +234,17 @@ class Learner(ABC):
         load_module_state(self.model, state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.collector.load_state_dict(state["collector"])
+        rest = moved({k: state[k] for k in ("streams", "scales", "episodes")}, self.world.device)
         for name, stream in self.streams.items():
-            stream.model.load_state_dict(state["streams"][name])
-            self.scales[name].load_state_dict(state["scales"][name])
-        self.episodes.load_state_dict(state["episodes"])
+            stream.model.load_state_dict(rest["streams"][name])
+            self.scales[name].load_state_dict(rest["scales"][name])
+        self.episodes.load_state_dict(rest["episodes"])
         self.iteration, self.total_steps = state["iteration"], state["total_steps"]
+
+    @property
+    def _uses(self) -> dict[str, Any]:
+        """What has to be there again, by which a checkpoint knows that it fits."""
+        return {"copies": self.world.num_envs, "streams": tuple(self.streams)}
 
     def _made(self, model: ActorCritic | None) -> ActorCritic:
         streams = 1 + len(self.streams)
@@ -210,39 +305,6 @@ class Learner(ABC):
             discount=discount,
             trace=self.trace,
         )
-
-
-class _Episodes:
-    """Returns and lengths of the episodes that ended lately."""
-
-    def __init__(self, count: int, device: torch.device) -> None:
-        self.returns = torch.zeros(count, device=device)
-        self.lengths = torch.zeros(count, device=device)
-        self.last: dict[str, float] = {}
-
-    def note(self, rollout: Rollout) -> None:
-        ended = torch.zeros(3, device=self.returns.device)
-        for reward, done in zip(rollout.reward, rollout.done, strict=True):
-            self.returns += reward
-            self.lengths += 1
-            ended += torch.stack(
-                [done.sum(), (self.returns * done).sum(), (self.lengths * done).sum()]
-            )
-            self.returns *= ~done
-            self.lengths *= ~done
-        count, total, length = ended.tolist()
-        if count:
-            self.last = {"episode/return": total / count, "episode/length": length / count}
-
-    def metrics(self) -> dict[str, float]:
-        return dict(self.last)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"returns": self.returns, "lengths": self.lengths, "last": dict(self.last)}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.returns, self.lengths = state["returns"], state["lengths"]
-        self.last = dict(state["last"])
 
 
 def _checked(name: str, reward: Tensor, transitions: Transitions) -> Tensor:
