@@ -92,9 +92,7 @@ class Run:
             learner.load_state_dict(state["learner"])
             step = int(state["step"])
         kept = [line for line in self.metrics() if line["step"] <= step]
-        fresh = self._lines.with_suffix(".new")
-        fresh.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        os.replace(fresh, self._lines)
+        _replace(self._lines, "".join(json.dumps(line) + "\n" for line in kept))
         self._purge = step
         return step
 
@@ -105,7 +103,7 @@ class Run:
     def _check_config(self, config: dict[str, Any]) -> None:
         file = self.folder / "config.json"
         if not file.exists():
-            file.write_text(json.dumps(config, indent=1) + "\n")
+            _replace(file, json.dumps(config, indent=1) + "\n")
             return
         before = json.loads(file.read_text())
         names = sorted(k for k in {*before, *config} if before.get(k) != config.get(k))
@@ -140,3 +138,10 @@ class _Snapshot(Configurable):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.state = state
+
+
+def _replace(file: Path, text: str) -> None:
+    """Write a file so that a crash leaves the old one or the new one, whole."""
+    fresh = file.with_suffix(".new")
+    fresh.write_text(text)
+    os.replace(fresh, file)

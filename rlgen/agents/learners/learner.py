@@ -25,6 +25,7 @@ from rlgen.agents.rollout import Collector, Rollout, as_world_action, gae
 from rlgen.agents.transitions import Transitions, flat
 from rlgen.checkpoint import Configurable, Stateful, arguments_of, load_module_state
 from rlgen.envs.world import World
+from rlgen.runs import Run
 from rlgen.seeding import drawing_from, mix
 
 Models = Mapping[str, RewardModel | tuple[RewardModel, float] | Stream]
@@ -96,23 +97,45 @@ class Learner(Configurable, ABC):
         """Improve policy and critic on one batch."""
 
     def learn(
-        self, total_timesteps: int, *, callback: Callback | None = None, progress: bool = True
-    ) -> "Learner":
+        self,
+        total_timesteps: int,
+        *,
+        callback: Callback | None = None,
+        progress: bool = True,
+        run: Run | None = None,
+        save_every: int | None = None,
+    ) -> Self:
         """Go on for at least so many steps of the world, over all its copies.
+
+        With a run directory it begins from the run's last checkpoint, if there is one, and ends
+        where it would have ended: a program that makes the learner and calls this once may be
+        killed at any moment and started again, with the same weights in the end.
 
         Args:
             total_timesteps: more steps, counted over all copies.
             callback: called as callback(total_steps, metrics) after each iteration; a true result
                 stops.
             progress: show a live line on a terminal.
+            run: where metrics and checkpoints go.
+            save_every: steps between two checkpoints; None makes about twenty.
         """
         goal = self.total_steps + total_timesteps
+        every = max(1, total_timesteps // 20) if save_every is None else save_every
+        if every < 1:
+            raise ValueError(f"'save_every' must be positive, got {save_every}")
+        saved = 0 if run is None else run.resume(self)
         with live_line(goal, progress) as show:
-            while self.total_steps < goal:
+            stop = False
+            while self.total_steps < goal and not stop:
                 metrics = self.iterate()
                 show(self.total_steps, metrics)
-                if callback is not None and callback(self.total_steps, metrics):
-                    break
+                if run is not None:
+                    run.log(self.total_steps, metrics)
+                stop = callback is not None and bool(callback(self.total_steps, metrics))
+                last = stop or self.total_steps >= goal
+                if run is not None and (last or self.total_steps - saved >= every):
+                    run.save(self.total_steps, self)
+                    saved = self.total_steps
         return self
 
     def iterate(self) -> dict[str, float]:
