@@ -4,45 +4,15 @@ import itertools
 import math
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from scipy import stats
 from torch import Tensor
 
 from rlgen import generative
-from rlgen.agents import Transitions
 from rlgen.agents.exploration import HashCounts, PseudoCounts, Surprise, TableCounts
 from rlgen.agents.exploration.memory import Reservoir
-from rlgen.envs import FourRooms
-
-
-def arriving_at(obs: Tensor) -> Transitions:
-    nothing = torch.zeros(len(obs))
-    return Transitions(obs, nothing.long(), nothing, obs, nothing.bool(), nothing.bool())
-
-
-def walk(steps: int, seed: int = 0) -> Tensor:
-    """Where 64 random walkers are who restart in the corner now and then, (steps, 64, 104)."""
-    world = FourRooms(64, start=(1, 1), goal="none", max_steps=10**6, seed=seed)
-    world.reset()
-    generator = torch.Generator().manual_seed(seed)
-    seen = []
-    for _ in range(steps):
-        seen.append(world.step(torch.randint(4, (64,), generator=generator)).obs)
-        world.restart(torch.rand(64, generator=generator) < 0.01)
-    return torch.stack(seen)
-
-
-def cell_of(obs: Tensor) -> Tensor:
-    return obs.argmax(-1, keepdim=True)
-
-
-def agreement(counts: Tensor, visits: Tensor) -> tuple[float, float, float]:
-    """Rank correlation, slope of the logarithms, and the median ratio, where there were visits."""
-    n, v = counts[visits > 0].double().numpy(), visits[visits > 0].double().numpy()
-    slope = np.polyfit(np.log(v), np.log(n), 1)[0]
-    return float(stats.spearmanr(n, v).statistic), float(slope), float(np.median(n / v))
+from tests.walks import agreement, arriving_at, cell_of, walk
 
 
 def table() -> generative.Categorical:
