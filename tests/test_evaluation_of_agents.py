@@ -136,7 +136,7 @@ def test_a_saved_learner_goes_on_as_if_it_had_never_stopped(kind: Any, tmp_path:
     torch.rand(1)
     world, models = parts()
     again = kind.load(tmp_path, world, reward_models=models)
-    assert again.discount == 0.9 and again.total_steps == 128
+    assert again.earnings.discount == 0.9 and again.total_steps == 128
     again.learn(192, progress=False)
     for ours, theirs in zip(half.model.parameters(), again.model.parameters(), strict=True):
         assert torch.equal(ours, theirs)

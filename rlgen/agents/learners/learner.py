@@ -8,7 +8,6 @@ import copy
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
@@ -17,34 +16,20 @@ from torch import Tensor
 from rlgen import checkpoint
 from rlgen.agents.evaluation import Episodes, evaluate
 from rlgen.agents.flat_world import flattened
+from rlgen.agents.learners.earnings import Batch, Earnings, Models
+from rlgen.agents.learners.guard import Guard, first_not_finite
 from rlgen.agents.learners.saving import SavedLearner, moved
 from rlgen.agents.policy import ActorCritic, Policy
 from rlgen.agents.progress import live_line
-from rlgen.agents.reward_model import ReturnScale, RewardModel, Stream, as_streams
-from rlgen.agents.rollout import Collector, Rollout, as_world_action, gae
-from rlgen.agents.transitions import Transitions, flat
+from rlgen.agents.rollout import Collector, Rollout, as_world_action
+from rlgen.agents.transitions import flat
 from rlgen.checkpoint import Configurable, Stateful, arguments_of, load_module_state
 from rlgen.envs.world import World
+from rlgen.generative import NonFiniteLoss
 from rlgen.runs import Run
 from rlgen.seeding import drawing_from, mix
 
-Models = Mapping[str, RewardModel | tuple[RewardModel, float] | Stream]
 Callback = Callable[[int, dict[str, float]], bool | None]
-
-
-@dataclass(frozen=True)
-class Batch:
-    """A rollout with what each action was worth beyond expectation.
-
-    Attributes:
-        rollout: the steps.
-        advantage: of all streams together, weighted, with shape (T, B).
-        returns: what the values should have been, with shape (T, B, streams).
-    """
-
-    rollout: Rollout
-    advantage: Tensor
-    returns: Tensor
 
 
 class Learner(Configurable, ABC):
@@ -57,6 +42,7 @@ class Learner(Configurable, ABC):
         steps: of each copy in one iteration.
         discount: of the world's rewards.
         trace: lambda of generalised advantage estimation.
+        temperature: of the entropy that counts as a reward beside the world's; see `Earnings`.
         seed: of everything random here; the world has its own.
     """
 
@@ -71,22 +57,18 @@ class Learner(Configurable, ABC):
         steps: int,
         discount: float,
         trace: float,
+        temperature: float,
         seed: int,
     ) -> None:
         if steps < 1:
             raise ValueError(f"'steps' must be positive, got {steps}")
-        if not 0.0 <= discount <= 1.0 or not 0.0 <= trace <= 1.0:
-            raise ValueError(
-                f"'discount' and 'trace' must be from 0 to 1, got {discount} and {trace}"
-            )
         self.given_world, self.world = world, flattened(world)
-        self.streams = as_streams(reward_models or {})
-        self.steps, self.discount, self.trace, self.seed = steps, discount, trace, seed
+        self.steps, self.seed = steps, seed
+        self.earnings = Earnings(
+            reward_models or {}, discount=discount, trace=trace, temperature=temperature
+        )
         self.model = self._made(model).to(world.device)
-        self.scales = {
-            name: ReturnScale(self.discount if s.discount is None else s.discount)
-            for name, s in self.streams.items()
-        }
+        self.guard = Guard(self.model)
         self.collector = Collector(self.world)
         self.episodes = Episodes(world.num_envs, world.device)
         self.iteration = 0
@@ -139,11 +121,23 @@ class Learner(Configurable, ABC):
         return self
 
     def iterate(self) -> dict[str, float]:
-        """Collect once and update once."""
-        with drawing_from(mix(self.seed, self.iteration)):
-            rollout = self.collector.collect(self.model, self.steps)
-            rewards, paid = self._pay(rollout)
-            metrics = self.update(self._batch(rollout, rewards))
+        """Collect once and update once.
+
+        Raises:
+            NonFiniteLoss: the world, a reward model or the update gave a number that is not finite.
+                Policy and critic have the weights from before; the optimiser begins afresh.
+        """
+        try:
+            with drawing_from(mix(self.seed, self.iteration)):
+                rollout = self.collector.collect(self.model, self.steps)
+                _check(rollout)
+                batch, paid = self.earnings.batch(rollout)
+                metrics = self._update(batch)
+        except NonFiniteLoss as error:
+            raise NonFiniteLoss(
+                f"{type(self).__name__} stopped after {self.total_steps} steps: {error}. Policy "
+                "and critic have the weights from before that"
+            ) from error
         self.iteration += 1
         self.total_steps += rollout.reward.numel()
         self.episodes.note(rollout)
@@ -246,8 +240,7 @@ class Learner(Configurable, ABC):
             "model": dict(self.model.state_dict()),
             "optimizer": self.optimizer.state_dict(),
             "collector": self.collector.state_dict(),
-            "streams": {name: s.model.state_dict() for name, s in self.streams.items()},
-            "scales": {name: scale.state_dict() for name, scale in self.scales.items()},
+            "earnings": self.earnings.state_dict(),
             "episodes": self.episodes.state_dict(),
         }
         return {**state, "iteration": self.iteration, "total_steps": self.total_steps}
@@ -257,20 +250,19 @@ class Learner(Configurable, ABC):
         load_module_state(self.model, state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.collector.load_state_dict(state["collector"])
-        rest = moved({k: state[k] for k in ("streams", "scales", "episodes")}, self.world.device)
-        for name, stream in self.streams.items():
-            stream.model.load_state_dict(rest["streams"][name])
-            self.scales[name].load_state_dict(rest["scales"][name])
+        # models place themselves; what is only counted goes where the world is
+        rest = moved({k: state[k] for k in ("earnings", "episodes")}, self.world.device)
+        self.earnings.load_state_dict(rest["earnings"])
         self.episodes.load_state_dict(rest["episodes"])
         self.iteration, self.total_steps = state["iteration"], state["total_steps"]
 
     @property
     def _uses(self) -> dict[str, Any]:
         """What has to be there again, by which a checkpoint knows that it fits."""
-        return {"copies": self.world.num_envs, "streams": tuple(self.streams)}
+        return {"copies": self.world.num_envs, "streams": tuple(self.earnings.streams)}
 
     def _made(self, model: ActorCritic | None) -> ActorCritic:
-        streams = 1 + len(self.streams)
+        streams = 1 + len(self.earnings.streams)
         if model is None:
             with drawing_from(mix(self.seed, 0, 1)):
                 policy = Policy.of(self.world.observation_space, self.world.action_space)
@@ -283,57 +275,24 @@ class Learner(Configurable, ABC):
             )
         return model
 
-    @torch.no_grad()
-    def _pay(self, rollout: Rollout) -> tuple[list[Tensor], dict[str, float]]:
-        """The rewards of all streams, each (T, B); reward models are paid out, then learn."""
-        rewards, metrics = [rollout.reward], dict[str, float]()
-        if not self.streams:
-            return rewards, metrics
-        transitions = rollout.transitions()
-        for name, stream in self.streams.items():
-            reward = _checked(name, stream.model.reward(transitions), transitions)
-            reward = reward.reshape(rollout.reward.shape)
-            metrics[f"{name}/reward"] = float(reward.mean())
-            if stream.normalise:
-                ends = rollout.done if stream.episodic else None
-                reward = self.scales[name].scale(reward, ends)
-            rewards.append(reward)
-            with torch.enable_grad():
-                learnt = stream.model.update(transitions)
-            metrics |= {f"{name}/{key}": value for key, value in learnt.items()}
-        return rewards, metrics
-
-    @torch.no_grad()
-    def _batch(self, rollout: Rollout, rewards: list[Tensor]) -> Batch:
-        total = self._advantage(rollout, rewards[0], 0, self.discount, episodic=True)
-        returns = [total + rollout.values[..., 0]]
-        uses = self.streams.values()
-        for i, (stream, reward) in enumerate(zip(uses, rewards[1:], strict=True), start=1):
-            discount = self.discount if stream.discount is None else stream.discount
-            advantage = self._advantage(rollout, reward, i, discount, episodic=stream.episodic)
-            total = total + stream.weight * advantage
-            returns.append(advantage + rollout.values[..., i])
-        return Batch(rollout, total, torch.stack(returns, dim=-1))
-
-    def _advantage(
-        self, rollout: Rollout, reward: Tensor, i: int, discount: float, *, episodic: bool
-    ) -> Tensor:
-        never = torch.zeros_like(rollout.done)
-        return gae(
-            reward,
-            rollout.values[..., i],
-            (rollout.next_values if episodic else rollout.following)[..., i],
-            rollout.terminated if episodic else never,
-            rollout.done if episodic else never,
-            discount=discount,
-            trace=self.trace,
-        )
+    def _update(self, batch: Batch) -> dict[str, float]:
+        self.guard.keep()
+        metrics = self.update(batch)
+        name = self.guard.wrong(metrics)
+        if name is not None:
+            self.guard.put_back()
+            self.optimizer.state.clear()
+            raise NonFiniteLoss(f"{name!r} is not finite; a lower lr may help")
+        return metrics
 
 
-def _checked(name: str, reward: Tensor, transitions: Transitions) -> Tensor:
-    if reward.shape != (len(transitions),):
-        raise ValueError(
-            f"the reward model {name!r} must pay each of {len(transitions)} steps, "
-            f"got shape {tuple(reward.shape)}"
-        )
-    return reward.detach()
+def _check(rollout: Rollout) -> None:
+    """What was earned, done and expected is finite; asked once, and more only if it is not."""
+    seen = {
+        "the world's reward": rollout.reward,
+        "the log-probability of an action": rollout.log_prob,
+        "the critic's value": rollout.values,
+    }
+    if first_not_finite(seen) is not None:
+        name = first_not_finite({"the world's observation": rollout.obs, **seen})
+        raise NonFiniteLoss(f"{name} is not finite")

@@ -35,6 +35,7 @@ class PPO(Learner):
         value_weight: of the critic's loss.
         discount: of the world's rewards.
         trace: lambda of generalised advantage estimation.
+        temperature: of the entropy in the world's returns, the future's included; 0 for none.
         max_norm: of the gradient.
         seed: of everything random here.
 
@@ -62,6 +63,7 @@ class PPO(Learner):
         value_weight: float = 0.5,
         discount: float = 0.99,
         trace: float = 0.95,
+        temperature: float = 0.0,
         max_norm: float = 0.5,
         seed: int = 0,
     ) -> None:
@@ -72,6 +74,7 @@ class PPO(Learner):
             steps=steps,
             discount=discount,
             trace=trace,
+            temperature=temperature,
             seed=seed,
         )
         self.epochs, self.minibatch, self.clip = epochs, minibatch, clip

@@ -31,6 +31,7 @@ class REINFORCE(Learner):
         normalise: divide advantages by their standard deviation; the gradient is then a scaled one.
         discount: of the world's rewards.
         trace: 1 for returns; less trusts the critic.
+        temperature: of the entropy in the world's returns, the future's included; 0 for none.
         seed: of everything random here.
 
     Example:
@@ -55,6 +56,7 @@ class REINFORCE(Learner):
         normalise: bool = True,
         discount: float = 0.99,
         trace: float = 1.0,
+        temperature: float = 0.0,
         seed: int = 0,
     ) -> None:
         super().__init__(
@@ -64,6 +66,7 @@ class REINFORCE(Learner):
             steps=steps,
             discount=discount,
             trace=trace,
+            temperature=temperature,
             seed=seed,
         )
         self.entropy_weight, self.value_weight = entropy_weight, value_weight

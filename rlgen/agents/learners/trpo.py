@@ -38,6 +38,7 @@ class TRPO(Learner):
         lr: of the critic's Adam.
         discount: of the world's rewards.
         trace: lambda of generalised advantage estimation.
+        temperature: of the entropy in the world's returns, the future's included; 0 for none.
         seed: of everything random here.
 
     Example:
@@ -63,6 +64,7 @@ class TRPO(Learner):
         lr: float = 3e-3,
         discount: float = 0.99,
         trace: float = 0.97,
+        temperature: float = 0.0,
         seed: int = 0,
     ) -> None:
         if max_kl <= 0:
@@ -74,6 +76,7 @@ class TRPO(Learner):
             steps=steps,
             discount=discount,
             trace=trace,
+            temperature=temperature,
             seed=seed,
         )
         self.max_kl, self.damping, self.iterations = max_kl, damping, iterations
@@ -96,10 +99,10 @@ class TRPO(Learner):
         def surrogate(pi: Distribution) -> Tensor:
             return ((pi.log_prob(rollout.action) - old_log_prob).exp() * advantage).mean()
 
-        step = self._improve(policy, surrogate, old)
+        step = self._step(policy, surrogate, old)
         return {**step, "trpo/value": self._fit_values(batch)}
 
-    def _improve(
+    def _step(
         self,
         policy: Callable[[], Distribution],
         surrogate: Callable[[Distribution], Tensor],
@@ -115,7 +118,8 @@ class TRPO(Learner):
         # the length is by F itself: damping only bends the direction
         curvature = direction @ fisher(direction)
         length = (2.0 * self.max_kl / curvature.clamp_min(1e-12)).sqrt()
-        start = flat(self.parameters).clone()
+        start, steepness = flat(self.parameters).clone(), float(gradient.norm())
+        metrics = {"trpo/kl": 0.0, "trpo/gain": 0.0, "trpo/shrink": 0.0, "trpo/gradient": steepness}
         with torch.no_grad():
             for shrink in (0.8**k for k in range(20)):
                 set_flat(self.parameters, start + shrink * length * direction)
@@ -123,9 +127,10 @@ class TRPO(Learner):
                 kl, after = kl_divergence(old, pi).mean(), surrogate(pi)
                 if kl <= self.max_kl and after > before:
                     gain = float(after - before)
-                    return {"trpo/kl": float(kl), "trpo/gain": gain, "trpo/shrink": shrink}
+                    taken = {"trpo/kl": float(kl), "trpo/gain": gain, "trpo/shrink": shrink}
+                    return metrics | taken
             set_flat(self.parameters, start)
-        return {"trpo/kl": 0.0, "trpo/gain": 0.0, "trpo/shrink": 0.0}
+        return metrics
 
     def _fit_values(self, batch: Batch) -> float:
         rollout = batch.rollout
