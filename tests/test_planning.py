@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -139,6 +140,35 @@ def test_cold_soft_values_are_greedy() -> None:
         value[mdp.terminal] = 0.0
     torch.testing.assert_close(plan.value[0], value, rtol=0, atol=1e-3)
     assert (plan.policy[0][~mdp.terminal].max(1).values > 0.999).all()
+
+
+def test_soft_values_are_the_expected_return_with_entropy() -> None:
+    """And no other policy has more; nothing is counted after an end."""
+    mdp = random_mdp(seed=6)
+    how: dict[str, Any] = {"horizon": 5, "temperature": 0.7, "discount": 0.9}
+    plan = planning.soft_values(mdp, **how)
+    best = planning.expected_return(mdp, plan.policy, **how)
+    torch.testing.assert_close(best, mdp.start @ plan.value[0], rtol=0, atol=1e-12)
+    for seed in range(5):
+        assert planning.expected_return(mdp, random_policy(mdp, seed), **how) < best
+
+
+def test_discounted_soft_values_become_stationary_and_when_cold_those_of_value_iteration() -> None:
+    mdp = random_mdp(seed=7)
+    plan = planning.soft_values(mdp, horizon=400, temperature=0.2, discount=0.9)
+    torch.testing.assert_close(plan.policy[0], plan.policy[50], rtol=0, atol=1e-12)
+    cold = planning.soft_values(mdp, horizon=400, temperature=1e-4, discount=0.9)
+    sharp = planning.value_iteration(mdp, discount=0.9)
+    torch.testing.assert_close(cold.value[0], sharp.value, rtol=0, atol=1e-3)
+    going = ~mdp.terminal
+    torch.testing.assert_close(cold.policy[0][going], sharp.policy[going], rtol=0, atol=1e-3)
+
+
+def test_returns_of_deterministic_policies_have_gradients() -> None:
+    mdp = random_mdp(seed=8)
+    policy = torch.eye(2, dtype=torch.float64)[[0, 1, 0, 1]].requires_grad_()
+    planning.expected_return(mdp, policy, horizon=3).backward()
+    assert policy.grad is not None and policy.grad.isfinite().all()
 
 
 def test_a_uniform_walk_in_four_rooms_is_nearly_everywhere() -> None:

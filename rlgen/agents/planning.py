@@ -45,13 +45,13 @@ def value_iteration(mdp: MDP, *, discount: float, tolerance: float = 1e-12) -> P
     return Plan(best / best.sum(1, keepdim=True), q, value)
 
 
-def soft_values(mdp: MDP, *, horizon: int, temperature: float = 1.0) -> Plan:
+def soft_values(mdp: MDP, *, horizon: int, temperature: float = 1.0, discount: float = 1.0) -> Plan:
     """The best policy where entropy counts too, over a fixed horizon and with known dynamics.
 
-    It maximises E[sum over t of R(s_t, a_t) + temperature H(pi(.|s_t))], which is reinforcement
-    learning as inference with the true dynamics kept: with r = R / temperature,
+    It maximises E[sum over t of discount^t (R(s_t, a_t) + temperature H(pi(.|s_t)))], which is
+    reinforcement learning as inference with the true dynamics kept: with r = R / temperature,
 
-        Q_t(s, a) = R(s, a) + sum over s' of P(s'|s, a) V_{t+1}(s')
+        Q_t(s, a) = R(s, a) + discount sum over s' of P(s'|s, a) V_{t+1}(s')
         V_t(s)    = temperature log sum over a of exp(Q_t(s, a) / temperature)
 
     An episode that is over has no more entropy: a terminal state is worth 0.
@@ -64,6 +64,7 @@ def soft_values(mdp: MDP, *, horizon: int, temperature: float = 1.0) -> Plan:
         mdp: the process.
         horizon: how many steps an episode has.
         temperature: the weight of the entropy; towards 0 the policy becomes greedy.
+        discount: below 1, the first of many steps has the stationary policy.
     """
     if horizon < 1 or temperature <= 0:
         raise ValueError(
@@ -71,7 +72,7 @@ def soft_values(mdp: MDP, *, horizon: int, temperature: float = 1.0) -> Plan:
         )
     value, plans = torch.zeros_like(mdp.start), []
     for _ in range(horizon):
-        q = _backup(mdp, value, 1.0)
+        q = _backup(mdp, value, discount)
         value = temperature * (q / temperature).logsumexp(1)
         value = value.masked_fill(mdp.terminal, 0.0)
         plans.append(Plan((q / temperature).softmax(1), q, value))
@@ -89,19 +90,31 @@ def evaluate_policy(mdp: MDP, policy: Tensor, *, discount: float) -> Tensor:
     return value
 
 
-def expected_return(mdp: MDP, policy: Tensor, *, discount: float = 1.0, horizon: int) -> Tensor:
-    """J(pi) = E[sum over t < horizon of discount^t R(s_t, a_t)]; differentiable in `policy`.
+def expected_return(
+    mdp: MDP, policy: Tensor, *, discount: float = 1.0, horizon: int, temperature: float = 0.0
+) -> Tensor:
+    """The sum of rewards, and of entropies if they count; differentiable in `policy`.
+
+    J(pi) = E[sum over t < horizon of discount^t (R(s_t, a_t) + temperature H(pi(.|s_t)))]
+
+    An episode that is over has no more entropy.
 
     Args:
         mdp: the process.
         policy: with shape (S, A), or (horizon, S, A) where it depends on time.
         discount: of the rewards.
         horizon: steps of an episode.
+        temperature: of the entropy.
     """
+    going = (~mdp.terminal).to(mdp.start.dtype)
     state, total = mdp.start, torch.zeros((), dtype=mdp.start.dtype)
     for t in range(horizon):
-        acting = state[:, None] * (policy if policy.ndim == 2 else policy[t])
-        total = total + discount**t * (acting * mdp.reward).sum()
+        pi = policy if policy.ndim == 2 else policy[t]
+        acting = state[:, None] * pi
+        earned = (acting * mdp.reward).sum()
+        if temperature > 0.0:  # the slope of an entropy at a probability of 0 is infinite
+            earned = earned + temperature * (state * going) @ torch.special.entr(pi).sum(1)
+        total = total + discount**t * earned
         state = torch.einsum("sa,saz->z", acting, mdp.transition)
     return total
 
