@@ -8,14 +8,14 @@ import gymnasium
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent
-from torch.nn import functional as F
 
 from rlgen.agents.exploration.memory import Rehearsal, as_data
 from rlgen.agents.exploration.networks import (
+    ForwardModels,
     NetworkBonus,
+    Standardised,
     action_numbers,
     action_width,
-    features_of,
 )
 from rlgen.agents.transitions import Transitions
 from rlgen.checkpoint import Configurable
@@ -79,8 +79,8 @@ class DynamicsCuriosity(Configurable):
         features: Encoder | Callable[[Tensor], Tensor] | None = None,
         *,
         form: Form = "excess",
-        lr: float = 1e-3,
-        updates: int = 8,
+        lr: float = 3e-3,
+        updates: int = 16,
         batch_size: int = 256,
         memory: int = 2**15,
         seed: int = 0,
@@ -199,7 +199,7 @@ class Disagreement(NetworkBonus):
         >>> agent = PPO(world, reward_models=models).learn(64 * 32, progress=False)
     """
 
-    networks: "_Ensemble"
+    networks: "_Networks"
 
     def __init__(
         self,
@@ -207,7 +207,7 @@ class Disagreement(NetworkBonus):
         action_space: gymnasium.Space[Any],
         *,
         members: int = 5,
-        lr: float = 1e-3,
+        lr: float = 3e-3,
         updates: int = 8,
         batch_size: int = 256,
         memory: int = 2**15,
@@ -217,15 +217,21 @@ class Disagreement(NetworkBonus):
             raise ValueError(f"'members' must be at least 2, got {members}")
         self.members, self.actions = members, action_width(action_space)
         with drawing_from(seed):
-            networks = _Ensemble(features_of(observation_space), self.actions, members)
+            networks = _Networks(Standardised(observation_space), self.actions, members)
         super().__init__(
-            networks, lr=lr, updates=updates, batch_size=batch_size, memory=memory, seed=seed
+            networks,
+            networks.inputs,
+            lr=lr,
+            updates=updates,
+            batch_size=batch_size,
+            memory=memory,
+            seed=seed,
         )
 
     def predictions(self, obs: Tensor, action: Tensor) -> Tensor:
         """The mean of s' as each member expects it, with shape (members, B, features)."""
         numbers = action_numbers(action, self.actions)
-        predicted: Tensor = self.networks(obs, numbers)
+        predicted: Tensor = self.networks.ensemble(self.inputs(obs), numbers)
         return predicted
 
     def bonus(self, t: Transitions) -> Tensor:
@@ -240,30 +246,16 @@ class Disagreement(NetworkBonus):
 
     def losses(self, *rows: Tensor) -> dict[str, Tensor]:
         obs, action, next_obs, times = rows
-        errors = (self.predictions(obs, action) - self.networks.features(next_obs)).square()
+        errors = (self.predictions(obs, action) - self.inputs(next_obs)).square()
         # members share no weights, so each has the gradient it would have alone
         return {"error": (errors.mean(2) * times.T).mean(1).sum()}
 
 
-class _Ensemble(nn.Module):
-    """MLPs of one shape, computed as one: layers have weights (members, inputs, outputs)."""
-
-    def __init__(self, features: nn.Module, actions: int, members: int, hidden: int = 64) -> None:
+class _Networks(nn.Module):
+    def __init__(self, inputs: Standardised, actions: int, members: int) -> None:
         super().__init__()
-        self.features = features.requires_grad_(False)
-        width = int(features.width)  # type: ignore[arg-type]
-        sizes = [(width + actions, hidden), (hidden, hidden), (hidden, width)]
-        self.weights = nn.ParameterList(
-            (2 * torch.rand(members, a, b) - 1) * a**-0.5 for a, b in sizes
-        )
-        self.biases = nn.ParameterList(torch.zeros(members, 1, b) for _, b in sizes)
-
-    def forward(self, obs: Tensor, action: Tensor) -> Tensor:
-        x = torch.cat([self.features(obs), action], dim=1)
-        x = x.expand(len(self.weights[0]), *x.shape)
-        for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            x = torch.baddbmm(bias, F.silu(x) if i else x, weight)
-        return x
+        self.inputs = inputs
+        self.ensemble = ForwardModels(inputs.width, actions, inputs.width, members=members)
 
 
 @runtime_checkable

@@ -3,15 +3,12 @@
 from typing import Any
 
 import gymnasium
-import torch
 from torch import Tensor, nn
 
-from rlgen.agents.exploration.networks import NetworkBonus, features_of
+from rlgen.agents.exploration.networks import NetworkBonus, Standardised
 from rlgen.agents.transitions import Transitions
 from rlgen.generative.nets import MLP
 from rlgen.seeding import drawing_from
-
-_CLIP = 5.0  # standard deviations
 
 
 class RND(NetworkBonus):
@@ -20,7 +17,7 @@ class RND(NetworkBonus):
         bonus = mean over outputs of (predictor(n(o')) - target(n(o')))^2
 
     n standardises observations by the mean and variance of all that were learnt from, and clips
-    them to five standard deviations.
+    them to ten standard deviations.
 
     References:
         Yuri Burda, Harrison Edwards, Amos Storkey and Oleg Klimov. Exploration by Random Network
@@ -51,7 +48,7 @@ class RND(NetworkBonus):
         observation_space: gymnasium.Space[Any],
         *,
         latent: int = 64,
-        lr: float = 1e-3,
+        lr: float = 3e-3,
         updates: int = 8,
         batch_size: int = 256,
         memory: int = 2**15,
@@ -60,9 +57,15 @@ class RND(NetworkBonus):
         if latent < 1:
             raise ValueError(f"'latent' must be positive, got {latent}")
         with drawing_from(seed):
-            networks = _Networks(features_of(observation_space), latent)
+            networks = _Networks(Standardised(observation_space), latent)
         super().__init__(
-            networks, lr=lr, updates=updates, batch_size=batch_size, memory=memory, seed=seed
+            networks,
+            networks.inputs,
+            lr=lr,
+            updates=updates,
+            batch_size=batch_size,
+            memory=memory,
+            seed=seed,
         )
 
     def bonus(self, t: Transitions) -> Tensor:
@@ -75,45 +78,15 @@ class RND(NetworkBonus):
         (obs,) = rows
         return {"error": self._errors(obs).mean()}
 
-    def update(self, t: Transitions) -> dict[str, float]:
-        """Move the statistics on to this batch, and take some gradient steps."""
-        self.networks.note(self.placed(t).next_obs)
-        return super().update(t)
-
     def _errors(self, obs: Tensor) -> Tensor:
-        x = self.networks.standardised(obs)
+        x = self.inputs(obs)
         error: Tensor = self.networks.predictor(x) - self.networks.target(x)
         return error.square().mean(1)
 
 
 class _Networks(nn.Module):
-    """The two networks, and the statistics of what they see."""
-
-    count: Tensor
-    mean: Tensor
-    variance: Tensor
-
-    def __init__(self, features: nn.Module, latent: int) -> None:
+    def __init__(self, inputs: Standardised, latent: int) -> None:
         super().__init__()
-        width = int(features.width)  # type: ignore[arg-type]
-        self.features = features.requires_grad_(False)
-        self.target = MLP(width, latent, (64,)).requires_grad_(False)
-        self.predictor = MLP(width, latent, (64, 64))
-        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
-        self.register_buffer("mean", torch.zeros(width))
-        self.register_buffer("variance", torch.ones(width))
-
-    def standardised(self, obs: Tensor) -> Tensor:
-        x: Tensor = (self.features(obs) - self.mean) / (self.variance + 1e-6).sqrt()
-        return x.clamp(-_CLIP, _CLIP)
-
-    @torch.no_grad()
-    def note(self, obs: Tensor) -> None:
-        """Chan's update of count, mean and variance."""
-        x = self.features(obs)
-        self.count += len(x)
-        share = (len(x) / self.count).to(x.dtype)
-        gap = x.mean(0) - self.mean
-        spread = x.var(0, unbiased=False) + (1 - share) * gap.square()
-        self.variance.lerp_(spread, share)
-        self.mean += share * gap
+        self.inputs = inputs
+        self.target = MLP(inputs.width, latent, (64,)).requires_grad_(False)
+        self.predictor = MLP(inputs.width, latent, (64, 64))

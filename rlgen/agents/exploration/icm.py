@@ -8,10 +8,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rlgen.agents.exploration.networks import (
+    ForwardModels,
     NetworkBonus,
+    Standardised,
     action_numbers,
     action_width,
-    features_of,
 )
 from rlgen.agents.transitions import Transitions
 from rlgen.generative.nets import MLP
@@ -60,7 +61,7 @@ class ICM(NetworkBonus):
         action_space: gymnasium.Space[Any],
         *,
         latent: int = 32,
-        lr: float = 1e-3,
+        lr: float = 3e-3,
         updates: int = 8,
         batch_size: int = 256,
         memory: int = 2**15,
@@ -71,9 +72,15 @@ class ICM(NetworkBonus):
         self.actions = action_width(action_space)
         self.discrete = isinstance(action_space, gymnasium.spaces.Discrete)
         with drawing_from(seed):
-            networks = _Networks(features_of(observation_space), self.actions, latent)
+            networks = _Networks(Standardised(observation_space), self.actions, latent)
         super().__init__(
-            networks, lr=lr, updates=updates, batch_size=batch_size, memory=memory, seed=seed
+            networks,
+            networks.inputs,
+            lr=lr,
+            updates=updates,
+            batch_size=batch_size,
+            memory=memory,
+            seed=seed,
         )
 
     @torch.no_grad()
@@ -110,17 +117,17 @@ class ICM(NetworkBonus):
 
     def _errors(self, phi: Tensor, action: Tensor, next_phi: Tensor) -> Tensor:
         numbers = action_numbers(action, self.actions)
-        predicted = self.networks.dynamics(torch.cat([phi, numbers], dim=1))
+        (predicted,) = self.networks.dynamics(phi, numbers)
         error: Tensor = predicted - next_phi
         return 0.5 * error.square().sum(1)
 
 
 class _Networks(nn.Module):
-    def __init__(self, features: nn.Module, actions: int, latent: int) -> None:
+    def __init__(self, inputs: Standardised, actions: int, latent: int) -> None:
         super().__init__()
-        width = int(features.width)  # type: ignore[arg-type]
+        self.inputs = inputs
         # of fixed length, or phi would grow without end and the bonus with it
         norm = nn.LayerNorm(latent, elementwise_affine=False)
-        self.encoder = nn.Sequential(features, MLP(width, latent, (64,)), norm)
+        self.encoder = nn.Sequential(inputs, MLP(inputs.width, latent, (64,)), norm)
         self.inverse = MLP(2 * latent, actions, (64,))
-        self.dynamics = MLP(latent + actions, latent, (64, 64))
+        self.dynamics = ForwardModels(latent, actions, latent)
