@@ -168,9 +168,7 @@ def test_a_step_is_paid_for_itself_alone(name: str) -> None:
         model.update(steps_of("vector", seed=seed))
     paid = model.reward(t)
     order = torch.randperm(32, generator=torch.Generator().manual_seed(0))
-    close: dict[str, Any] = (
-        {"rtol": 0.1, "atol": 1e-4} if name in OF_BOUNDS else {"rtol": 1e-3, "atol": 1e-5}
-    )
+    rtol, atol = (0.1, 1e-4) if name in OF_BOUNDS else (1e-3, 1e-5)
     torch.testing.assert_close(model.reward(t[order]), paid[order], rtol=rtol, atol=atol)
     torch.testing.assert_close(model.reward(t[3:4]), paid[3:4], rtol=rtol, atol=atol)
 
