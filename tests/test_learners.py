@@ -6,11 +6,13 @@ from typing import Any
 import gymnasium
 import pytest
 import torch
+from scipy import stats
 from torch import Tensor
 from torch.distributions import Categorical, kl_divergence
 
 from rlgen.agents import PPO, REINFORCE, TRPO, ActorCritic, Policy, Transitions, planning
 from rlgen.agents.exploration.counts import TableCounts
+from rlgen.agents.exploration.memory import Reservoir
 from rlgen.agents.learners.learner import Learner
 from rlgen.agents.learners.trpo import conjugate_gradient, fisher_product, flat, set_flat
 from rlgen.agents.reward_model import ReturnScale, Stream, as_streams
@@ -225,6 +227,35 @@ def test_learners_reach_a_corner(kind: type[Learner]) -> None:
     world = OpenWorld(64, size=4, start=(0, 0), goal=(3, 3), max_steps=20, seed=0)
     agent = kind(world, steps=20, seed=0).learn(64 * 20 * _ROUNDS[kind], progress=False)
     assert agent.iterate()["episode/length"] <= 1.2 * 6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_reinforce_crosses_four_rooms(seed: int) -> None:
+    """R04, within three minutes: the shortest way has 20 steps."""
+    world = FourRooms(64, start=(1, 1), goal=(11, 11), max_steps=200, seed=seed)
+    agent = REINFORCE(world, steps=64, trace=0.95, seed=seed)
+    agent.learn(100 * 64 * 64, progress=False)
+    for deterministic in (True, False):
+        found = agent.evaluate(200, deterministic=deterministic)
+        assert found["length"] <= 1.2 * 20 and found["success"] == 1.0
+
+
+def test_what_is_kept_to_learn_from_and_what_is_drawn_of_it_are_uniform() -> None:
+    """R03: how often each of 100 rows is among the 40 kept, and each of those drawn."""
+    kept, drawn = torch.zeros(100), torch.zeros(40)
+    for seed in range(30):
+        memory = Reservoir(40, seed)
+        for part in torch.arange(100).split(7):
+            memory.add(part)
+        assert memory.kept is not None
+        kept += torch.bincount(memory.kept, minlength=100)
+        rank = torch.searchsorted(memory.kept.sort().values, memory.draw(80, seed))
+        drawn += torch.bincount(rank, minlength=40)
+    # a row is kept or not, so these counts vary less than those of draws with replacement
+    variance = 30 * 0.4 * 0.6 * 100 / 99
+    assert stats.chi2.sf(float((kept - 12).square().sum()) / variance, 99) > 0.01
+    assert stats.chi2.sf(float((drawn - 60).square().sum()) / 60, 39) > 0.01
 
 
 @pytest.mark.parametrize("kind", LEARNERS)
