@@ -157,3 +157,24 @@ def test_checkpoints_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     checkpoint.save(Gaussian(2), tmp_path / "model")
     with pytest.raises(ValueError, match="holds a Gaussian, not a learner"):
         PPO.load(tmp_path / "model", world)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", LEARNERS)
+def test_learners_are_saved_from_and_loaded_to_an_accelerator(kind: Any, tmp_path: Path) -> None:
+    def parts() -> tuple[Any, Any]:
+        world = OpenWorld(8, size=4, start=(0, 0), goal=(3, 3), max_steps=9, seed=0, device="cuda")
+        with drawing_from(0):
+            model = MADE(16, hidden=(8,)).cuda()
+        bonus = PseudoCounts(model, updates=2, batch_size=16, memory=64)
+        return world, {"new": (TableCounts(), 0.1), "rare": bonus}
+
+    world, models = parts()
+    half = kind(world, reward_models=models, steps=8, seed=1).learn(128, progress=False)
+    half.save(tmp_path)
+    assert half.evaluate(10)["length"] <= 9
+    half.learn(128, progress=False)
+    world, models = parts()
+    again = kind.load(tmp_path, world, reward_models=models).learn(128, progress=False)
+    for ours, theirs in zip(half.model.parameters(), again.model.parameters(), strict=True):
+        assert ours.is_cuda and torch.equal(ours, theirs)

@@ -37,6 +37,15 @@ def evaluate(
         The means of "return" and "length", "return_error" (the standard error of the return; of
         one episode, nan) and "success", the share of episodes with a return above 0, for worlds
         that pay for success alone.
+
+    Example:
+        >>> from rlgen.agents import ActorCritic, Policy
+        >>> from rlgen.agents.evaluation import evaluate
+        >>> from rlgen.envs import OpenWorld
+        >>> world = OpenWorld(4, size=3, start=(0, 0), goal=(2, 2), max_steps=9)
+        >>> model = ActorCritic(Policy.of(world.observation_space, world.action_space))
+        >>> evaluate(model, world, 10, deterministic=False)["length"] <= 9
+        True
     """
     if episodes < 1:
         raise ValueError(f"'episodes' must be positive, got {episodes}")

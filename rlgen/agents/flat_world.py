@@ -14,6 +14,18 @@ class FlatWorld:
 
     Args:
         world: with a Dict of observations.
+
+    Example:
+        >>> import gymnasium, minigrid
+        >>> from gymnasium.vector import AutoresetMode
+        >>> from rlgen.agents.flat_world import FlatWorld
+        >>> from rlgen.envs import adapters
+        >>> same_step = {"autoreset_mode": AutoresetMode.SAME_STEP}
+        >>> venv = gymnasium.make_vec(
+        ...     "MiniGrid-Empty-5x5-v0", 2, vectorization_mode="sync", vector_kwargs=same_step
+        ... )
+        >>> FlatWorld(adapters.from_gymnasium(venv)).reset(seed=0).shape  # direction and image
+        torch.Size([2, 148])
     """
 
     def __init__(self, world: World) -> None:

@@ -205,6 +205,17 @@ class Learner(Configurable, ABC):
         """Write everything to a checkpoint in `folder`: a config.json and a safetensors file.
 
         The world and the reward models are there with their states, but not how to make them.
+
+        Example:
+            >>> import tempfile
+            >>> from rlgen.agents import PPO
+            >>> from rlgen.envs import FourRooms
+            >>> agent = PPO(FourRooms(8, seed=0), steps=4).learn(64, progress=False)
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     agent.save(folder)
+            ...     again = PPO.load(folder, FourRooms(8, seed=0))
+            >>> again.total_steps
+            64
         """
         saved = SavedLearner.of(type(self).__name__, arguments_of(self), **self._uses)
         saved.state = self.state_dict()
