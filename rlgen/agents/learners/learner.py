@@ -67,7 +67,8 @@ class Learner(Configurable, ABC):
         self.earnings = Earnings(
             reward_models or {}, discount=discount, trace=trace, temperature=temperature
         )
-        self.model = self._made(model).to(world.device)
+        self.model = _model_for(self.world, model, 1 + len(self.earnings.streams), seed)
+        self.model.to(world.device)
         self.guard = Guard(self.model)
         self.collector = Collector(self.world)
         self.episodes = Episodes(world.num_envs, world.device)
@@ -272,20 +273,6 @@ class Learner(Configurable, ABC):
         """What has to be there again, by which a checkpoint knows that it fits."""
         return {"copies": self.world.num_envs, "streams": tuple(self.earnings.streams)}
 
-    def _made(self, model: ActorCritic | None) -> ActorCritic:
-        streams = 1 + len(self.earnings.streams)
-        if model is None:
-            with drawing_from(mix(self.seed, 0, 1)):
-                policy = Policy.of(self.world.observation_space, self.world.action_space)
-                return ActorCritic(policy, streams=streams)
-        outputs = model.critic.mlp[-1].out_features
-        if outputs != streams:
-            raise ValueError(
-                f"'model' must have a value for the world and each reward model, {streams}, "
-                f"got {outputs}"
-            )
-        return model
-
     def _update(self, batch: Batch) -> dict[str, float]:
         self.guard.keep()
         metrics = self.update(batch)
@@ -307,3 +294,18 @@ def _check(rollout: Rollout) -> None:
     if first_not_finite(seen) is not None:
         name = first_not_finite({"the world's observation": rollout.obs, **seen})
         raise NonFiniteLoss(f"{name} is not finite")
+
+
+def _model_for(world: World, model: ActorCritic | None, streams: int, seed: int) -> ActorCritic:
+    """The one that was given, if it fits, or else two small networks."""
+    if model is None:
+        with drawing_from(mix(seed, 0, 1)):
+            policy = Policy.of(world.observation_space, world.action_space)
+            return ActorCritic(policy, streams=streams)
+    outputs = model.critic.mlp[-1].out_features
+    if outputs != streams:
+        raise ValueError(
+            f"'model' must have a value for the world and each reward model, {streams}, "
+            f"got {outputs}"
+        )
+    return model
