@@ -617,6 +617,7 @@ def test_members_differ_and_each_is_a_model_of_its_own() -> None:
     assert float(paid.mean() / biased.mean()) <= float(unbiased.mean() / biased.mean()) + 1e-4
 
 
+@pytest.mark.slow
 def test_members_see_bootstraps_of_their_own() -> None:
     """Trained for long on two contradicting draws, members that all saw both would agree."""
     torch.manual_seed(0)
