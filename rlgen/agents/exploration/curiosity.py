@@ -207,7 +207,7 @@ class Disagreement(NetworkBonus):
         action_space: gymnasium.Space[Any],
         *,
         members: int = 5,
-        lr: float = 3e-3,
+        lr: float = 1e-3,
         updates: int = 8,
         batch_size: int = 256,
         memory: int = 2**15,
@@ -255,7 +255,9 @@ class _Networks(nn.Module):
     def __init__(self, inputs: Standardised, actions: int, members: int) -> None:
         super().__init__()
         self.inputs = inputs
-        self.ensemble = ForwardModels(inputs.width, actions, inputs.width, members=members)
+        self.ensemble = ForwardModels(
+            inputs.width, actions, inputs.width, members=members, hidden=128
+        )
 
 
 @runtime_checkable

@@ -3,12 +3,15 @@
 from typing import Any
 
 import gymnasium
+import torch
 from torch import Tensor, nn
 
 from rlgen.agents.exploration.networks import NetworkBonus, Standardised
 from rlgen.agents.transitions import Transitions
 from rlgen.generative.nets import MLP
 from rlgen.seeding import drawing_from
+
+_GAIN = 3.0  # of the random network's hidden layers
 
 
 class RND(NetworkBonus):
@@ -17,7 +20,7 @@ class RND(NetworkBonus):
         bonus = mean over outputs of (predictor(n(o')) - target(n(o')))^2
 
     n standardises observations by the mean and variance of all that were learnt from, and clips
-    them to ten standard deviations.
+    them to five standard deviations.
 
     References:
         Yuri Burda, Harrison Edwards, Amos Storkey and Oleg Klimov. Exploration by Random Network
@@ -88,5 +91,14 @@ class _Networks(nn.Module):
     def __init__(self, inputs: Standardised, latent: int) -> None:
         super().__init__()
         self.inputs = inputs
-        self.target = MLP(inputs.width, latent, (64,)).requires_grad_(False)
+        self.target = _crumpled(MLP(inputs.width, latent, (64, 64))).requires_grad_(False)
         self.predictor = MLP(inputs.width, latent, (64, 64))
+
+
+@torch.no_grad()
+def _crumpled(layers: nn.Sequential) -> nn.Sequential:
+    """A network far from linear: imitating it at one observation says little about others."""
+    linear = [layer for layer in layers if isinstance(layer, nn.Linear)]
+    for layer in linear:
+        nn.init.orthogonal_(layer.weight, 1.0 if layer is linear[-1] else _GAIN)
+    return layers

@@ -16,7 +16,7 @@ from rlgen.checkpoint import Configurable
 from rlgen.seeding import drawing_from, mix
 
 _CLIP_NORM = 5.0
-_FARTHEST = 10.0  # deviations
+_FARTHEST = 5.0  # deviations
 _GATES = 2.0  # deviation of what actions multiply hidden units by, at first
 
 
@@ -131,7 +131,7 @@ class Standardised(nn.Module):
         self.register_buffer("variance", torch.ones(self.width))
 
     def forward(self, obs: Tensor) -> Tensor:
-        """(B, *observation) -> (B, width), none beyond ten deviations."""
+        """(B, *observation) -> (B, width), none beyond five deviations."""
         x: Tensor = self.features(obs)
         noted = self.count > 0
         mean = torch.where(noted, self.mean, x.mean(0))
