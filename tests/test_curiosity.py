@@ -549,11 +549,10 @@ def test_the_forward_loss_does_not_collapse_the_features() -> None:
         with torch.no_grad():
             return float(icm.encode(EYE).var(0).sum())
 
-    spreads = []
+    before = spread()
     for _ in range(60):
         icm.update(t)
-        spreads.append(spread())
-    assert spreads[-1] >= 0.7 * spreads[9], spreads[::10]
+    assert spread() >= 0.5 * before, (before, spread())
 
 
 @pytest.mark.slow
