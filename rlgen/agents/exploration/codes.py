@@ -26,12 +26,16 @@ class Coder(Protocol):
 class CodeCounts(Counts):
     """Counts of codes: what an autoencoder with a codebook gives the same codes is the same.
 
-        bonus = 1 / sqrt(N(c(o')) + floor)
+        bonus = 1 / sqrt(N(c(o')))
 
     The autoencoder learns online, so the meaning of its codes moves, and a code that was dead comes
     back elsewhere with the visits of its former life. Hence nothing is counted for good: after each
     update a uniform sample of all that was seen is encoded again and counted, times what one of the
     sample stands for. With `updates=0` the codes stay, and their counts are exact.
+
+    What has no code of its own yet shares that of something else, and its visits: an autoencoder
+    that is slow, or has few codes, does not notice what is new. A head with a small scale, as
+    below, makes it take note.
 
     References:
         Haoran Tang et al. #Exploration: A Study of Count-Based Exploration for Deep Reinforcement
@@ -42,7 +46,6 @@ class CodeCounts(Counts):
     Args:
         encoder: a `VQVAE`, or any model with `codes(x)`; it learns in place.
         features: turns observations into the model's x; None reshapes them to its event_shape.
-        floor: added to the count under the root.
         lr: of the model's Adam.
         updates: gradient steps for each call of `update`; 0 leaves a trained model as it is.
         batch_size: of those, half of it fresh.
@@ -54,7 +57,7 @@ class CodeCounts(Counts):
         >>> from rlgen.agents.exploration import CodeCounts
         >>> from rlgen.envs import FourRooms
         >>> from rlgen.generative import VQVAE, heads
-        >>> counts = CodeCounts(VQVAE(104, codes=128, head=heads.Bernoulli()))
+        >>> counts = CodeCounts(VQVAE(104, codes=256, head=heads.FixedNormal(0.1)))
         >>> agent = PPO(FourRooms(64, seed=0), reward_models={"codes": counts})
         >>> agent = agent.learn(64 * 32, progress=False)
     """
@@ -64,14 +67,13 @@ class CodeCounts(Counts):
         encoder: GenerativeModel,
         *,
         features: Callable[[Tensor], Tensor] | None = None,
-        floor: float = 0.01,
-        lr: float = 1e-3,
-        updates: int = 8,
+        lr: float = 3e-3,
+        updates: int = 32,
         batch_size: int = 256,
         memory: int = 2**14,
         seed: int = 0,
     ) -> None:
-        super().__init__(floor=floor)
+        super().__init__()
         if not isinstance(encoder, Coder):
             raise TypeError(
                 f"{type(self).__name__} needs codes (codes); {type(encoder).__name__} has none. "
@@ -88,13 +90,6 @@ class CodeCounts(Counts):
     def keys(self, obs: Tensor) -> Tensor:
         return self._keys(self.data(obs))
 
-    def count(self, obs: Tensor) -> Tensor:
-        counts = super().count(obs)
-        if not self.rehearsal.parts:
-            return counts
-        (sample,) = self.rehearsal.parts
-        return counts * (sample.seen / sample.filled)
-
     def update(self, t: Transitions) -> dict[str, float]:
         """Learn from the steps and from earlier ones, and count again."""
         x = self.data(t.next_obs)
@@ -108,6 +103,8 @@ class CodeCounts(Counts):
         assert sample.kept is not None
         self.table = KeyTable()
         self.table.add(self._keys(sample.kept[: sample.filled]))
+        stands_for = sample.seen / sample.filled
+        self.table.counts = (self.table.counts.double() * stands_for).round().long()
         return {"nats": float(loss), "distinct": float(len(self.table.keys))}
 
     def state_dict(self) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from rlgen.generative import Bound, Density, GenerativeModel, Trainer, unchecked
 from rlgen.generative.catalogue import require
 from rlgen.generative.model import Encoder, evaluating
 from rlgen.generative.support import Symbols
-from rlgen.seeding import drawing_from
+from rlgen.seeding import drawing_from, mix
 
 Form = Literal["excess", "surprise", "error"]
 
@@ -40,7 +40,8 @@ class DynamicsCuriosity(Configurable):
     s and s' are features of what was seen and of what the step led to. "error" and "surprise" never
     tire of noise. "excess" does: a model that knows how noisy its predictions are expects as much
     surprise as noise brings. It is negative where the model expects more than comes, as one does
-    that has seen nothing yet.
+    that has seen nothing yet. Scales that may shrink to nothing make any mistake infinitely
+    surprising, so give the head of such a model the least error worth caring for, as below.
 
     References:
         Juergen Schmidhuber. A possibility for implementing curiosity and boredom in model-building
@@ -67,7 +68,7 @@ class DynamicsCuriosity(Configurable):
         >>> from rlgen.agents.exploration import DynamicsCuriosity
         >>> from rlgen.envs import FourRooms
         >>> from rlgen.generative import MixtureDensityNetwork, heads
-        >>> dynamics = MixtureDensityNetwork(104, context_shape=108, head=heads.Normal())
+        >>> dynamics = MixtureDensityNetwork(104, context_shape=108, head=heads.Normal(0.05))
         >>> models = {"curiosity": DynamicsCuriosity(dynamics)}
         >>> agent = PPO(FourRooms(64, seed=0), reward_models=models)
         >>> agent = agent.learn(64 * 32, progress=False)
@@ -132,8 +133,8 @@ class DynamicsCuriosity(Configurable):
 
     def _score(self, x: Tensor, context: Tensor) -> Tensor:
         if self.form == "error":
-            error: Tensor = self._mean(context) - x
-            return error.square().flatten(1).mean(1)
+            error: Tensor = (self._mean(context) - x).square()
+            return error.flatten(1).mean(1)
         if isinstance(self.dynamics, Density):
             surprise = -self.dynamics.log_prob(x, context)
         else:
@@ -153,12 +154,15 @@ class DynamicsCuriosity(Configurable):
         if isinstance(self.dynamics, _Conditional):
             p = self.dynamics.distribution(context)
             if _innermost(p).entropy is not Distribution.entropy:
-                return p.entropy()
-            return -p.log_prob(p.sample(torch.Size([_SAMPLES]))).mean(0)
+                entropy: Tensor = p.entropy()
+                return entropy
+            drawn: Tensor = p.log_prob(p.sample(torch.Size([_SAMPLES])))
+            return -drawn.mean(0)
         assert isinstance(self.dynamics, Density)
         x, contexts = self._samples(context)
-        surprise = -self.dynamics.log_prob(x.flatten(0, 1), contexts)
-        return surprise.unflatten(0, (_SAMPLES, -1)).mean(0)
+        surprise: Tensor = -self.dynamics.log_prob(x.flatten(0, 1), contexts)
+        mean: Tensor = surprise.unflatten(0, (_SAMPLES, -1)).mean(0)
+        return mean
 
     def _samples(self, context: Tensor) -> tuple[Tensor, Tensor]:
         """Some of s' for each context, (samples, B, *event_shape), and the contexts repeated."""
@@ -181,7 +185,7 @@ class Disagreement(NetworkBonus):
         Disagreement, 2019. https://arxiv.org/abs/1906.04161
 
     Args:
-        observation_space: a Box.
+        observation_space: a Box or a Dict.
         action_space: Discrete or Box.
         members: of the ensemble.
         lr: of Adam.
@@ -238,7 +242,7 @@ class Disagreement(NetworkBonus):
         return self.predictions(t.obs, t.action).var(0).mean(1)
 
     def rows(self, t: Transitions) -> tuple[Tensor, ...]:
-        generator = torch.Generator().manual_seed(self.seed + self.rehearsal.drawn)
+        generator = torch.Generator().manual_seed(mix(self.seed, 2, self.rehearsal.drawn))
         # how often each member's bootstrap holds a step
         rate = torch.ones(len(t), self.members)
         times = torch.poisson(rate, generator=generator).to(t.obs.device)
@@ -255,9 +259,8 @@ class _Networks(nn.Module):
     def __init__(self, inputs: Standardised, actions: int, members: int) -> None:
         super().__init__()
         self.inputs = inputs
-        self.ensemble = ForwardModels(
-            inputs.width, actions, inputs.width, members=members, hidden=128
-        )
+        width = inputs.width
+        self.ensemble = ForwardModels(width, actions, width, members=members, hidden=128)
 
 
 @runtime_checkable
@@ -271,10 +274,12 @@ def encoded(features: Encoder | Callable[[Tensor], Tensor], obs: Tensor) -> Tens
     """Features of observations; those of an `Encoder` are the means of its codes."""
     if not isinstance(features, Encoder):
         return features(obs)
-    if isinstance(features, GenerativeModel):
-        with evaluating(features), unchecked():
-            return features.encode(as_data(obs, features)).mean
-    return features.encode(obs).mean
+    if not isinstance(features, GenerativeModel):
+        code: Tensor | Distribution = features.encode(obs)
+        return code if isinstance(code, Tensor) else code.mean
+    with evaluating(features), unchecked():
+        mean: Tensor = features.encode(as_data(obs, features)).mean
+    return mean
 
 
 def _width_for_actions(

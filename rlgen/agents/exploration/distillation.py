@@ -27,7 +27,7 @@ class RND(NetworkBonus):
         Distillation, 2018. https://arxiv.org/abs/1810.12894
 
     Args:
-        observation_space: a Box.
+        observation_space: a Box or a Dict.
         latent: outputs of the random network.
         lr: of Adam.
         updates: gradient steps for each call of `update`.

@@ -33,7 +33,7 @@ class ICM(NetworkBonus):
         by Self-supervised Prediction, 2017. https://arxiv.org/abs/1705.05363
 
     Args:
-        observation_space: a Box.
+        observation_space: a Box or a Dict.
         action_space: Discrete or Box.
         latent: features in phi.
         lr: of Adam.

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from rlgen.agents.exploration.memory import Rehearsal
 from rlgen.agents.observations import Features
-from rlgen.agents.transitions import Transitions
+from rlgen.agents.transitions import Transitions, flat_space
 from rlgen.checkpoint import Configurable
 from rlgen.seeding import drawing_from, mix
 
@@ -115,7 +115,7 @@ class Standardised(nn.Module):
     Before any were noted, a batch is measured by itself.
 
     Args:
-        space: a Box of observations. Pictures go through fixed random convolutions.
+        space: of observations, a Box or a Dict. Pictures go through fixed random convolutions.
     """
 
     count: Tensor
@@ -132,11 +132,12 @@ class Standardised(nn.Module):
 
     def forward(self, obs: Tensor) -> Tensor:
         """(B, *observation) -> (B, width), none beyond five deviations."""
-        x: Tensor = self.features(obs)
+        x = self.features(obs)
         noted = self.count > 0
         mean = torch.where(noted, self.mean, x.mean(0))
         variance = torch.where(noted, self.variance, x.var(0, unbiased=False))
-        return ((x - mean) / (variance + 1e-6).sqrt()).clamp(-_FARTHEST, _FARTHEST)
+        scaled: Tensor = (x - mean) / (variance + 1e-6).sqrt()
+        return scaled.clamp(-_FARTHEST, _FARTHEST)
 
     @torch.no_grad()
     def note(self, obs: Tensor) -> None:
@@ -186,10 +187,9 @@ class ForwardModels(nn.Module):
 
 
 def features_of(space: gymnasium.Space[Any]) -> Features:
-    """The features of a Box of observations."""
-    if not isinstance(space, gymnasium.spaces.Box):
-        raise ValueError(f"observations must be arrays (a Box), got {space}")
-    return Features(space.shape, getattr(torch, str(space.dtype)))
+    """The features of observations: of a Box, or of a Dict, which transitions hold flattened."""
+    box = flat_space(space)
+    return Features(box.shape, getattr(torch, str(box.dtype)))
 
 
 def action_width(space: gymnasium.Space[Any]) -> int:
@@ -217,4 +217,5 @@ def action_numbers(action: Tensor, width: int, dtype: torch.dtype = torch.float3
 
 def _uniform(members: int, inputs: int, outputs: int) -> Tensor:
     """Weights as `nn.Linear` has them at first, with shape (members, inputs, outputs)."""
-    return (2.0 * torch.rand(members, inputs, outputs) - 1.0) * inputs**-0.5
+    bound: float = inputs**-0.5
+    return (2.0 * torch.rand(members, inputs, outputs) - 1.0) * bound
