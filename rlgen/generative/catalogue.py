@@ -73,6 +73,9 @@ def require(model: object, capability: type | tuple[type, ...], consumer: str) -
     Raises:
         TypeError: with both names.
     """
+    if isinstance(model, type):
+        name = model.__name__
+        raise TypeError(f"{consumer} needs a model; {name} is a class: make one, {name}(...)")
     wanted = capability if isinstance(capability, tuple) else (capability,)
     if isinstance(model, wanted):
         return

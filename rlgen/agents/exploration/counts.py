@@ -1,8 +1,10 @@
 """Counting visits: exactly, or by random projections.
 
-    bonus(o') = 1 / sqrt(N(o') + floor)
+    bonus(o') = 1 / sqrt(N(o'))
 
-N counts where steps led, before this batch; reading never counts. Both turn an observation into
+N counts where steps led, this step included, so that what is new pays 1. Within a batch the visits
+before a step count too: thousands of copies that find a thing at once are not all its discoverers.
+Reading never counts. Both turn an observation into
 a 64-bit key and differ in which observations share one.
 """
 
@@ -42,16 +44,9 @@ class KeyTable:
 
 
 class Counts(Configurable, ABC):
-    """Pays for rarely visited observations; subclasses say which ones are the same.
+    """Pays for rarely visited observations; subclasses say which ones are the same."""
 
-    Args:
-        floor: added to the count under the root.
-    """
-
-    def __init__(self, *, floor: float = 0.01) -> None:
-        if floor <= 0:
-            raise ValueError(f"'floor' must be positive, got {floor}")
-        self.floor = floor
+    def __init__(self) -> None:
         self.table = KeyTable()
 
     @abstractmethod
@@ -64,7 +59,8 @@ class Counts(Configurable, ABC):
 
     @torch.no_grad()
     def reward(self, t: Transitions) -> Tensor:
-        return (self.count(t.next_obs) + self.floor).rsqrt()
+        keys = self.keys(t.next_obs)
+        return (self.table.count(keys) + occurrence(keys)).rsqrt()
 
     @torch.no_grad()
     def update(self, t: Transitions) -> dict[str, float]:
@@ -86,9 +82,6 @@ class TableCounts(Counts):
     References:
         Alexander Strehl and Michael Littman. An analysis of model-based Interval Estimation for
         Markov Decision Processes, 2008. https://doi.org/10.1016/j.jcss.2007.08.009
-
-    Args:
-        floor: added to the count under the root.
 
     Example:
         >>> import torch
@@ -119,7 +112,6 @@ class HashCounts(Counts):
 
     Args:
         bits: fewer lump more together, at most 63.
-        floor: added to the count under the root.
         seed: of the hyperplanes.
 
     Example:
@@ -131,8 +123,8 @@ class HashCounts(Counts):
         [2, 0, 1]
     """
 
-    def __init__(self, *, bits: int = 32, floor: float = 0.01, seed: int = 0) -> None:
-        super().__init__(floor=floor)
+    def __init__(self, *, bits: int = 32, seed: int = 0) -> None:
+        super().__init__()
         if not 1 <= bits <= 63:
             raise ValueError(f"'bits' must be from 1 to 63, got {bits}")
         self.bits, self.seed = bits, seed
@@ -143,6 +135,16 @@ class HashCounts(Counts):
         planes = torch.randn(rows.shape[1], self.bits, generator=generator).to(rows.device)
         signs = (rows @ planes > 0).long()
         return (signs << torch.arange(self.bits, device=rows.device)).sum(1)
+
+
+def occurrence(keys: Tensor) -> Tensor:
+    """1 where a key comes for the first time, 2 for the second, and so on."""
+    ordered, order = keys.sort(stable=True)
+    place = torch.arange(len(keys), device=keys.device)
+    begins = torch.ones_like(place, dtype=torch.bool)
+    begins[1:] = ordered[1:] != ordered[:-1]
+    begin = torch.where(begins, place, 0).cummax(0).values
+    return torch.empty_like(place).scatter_(0, order, place - begin + 1)
 
 
 def mixed(rows: Tensor) -> Tensor:

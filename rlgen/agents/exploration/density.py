@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from rlgen.agents.exploration.memory import Reservoir, as_data
 from rlgen.agents.transitions import Transitions
@@ -19,6 +20,7 @@ from rlgen.seeding import drawing_from, mix
 
 Estimator = Literal["recoding", "gain", "frequency"]
 Weights = dict[str, Tensor]
+_T = TypeVar("_T")
 
 
 class _OnlineDensity(Configurable):
@@ -48,8 +50,8 @@ class _OnlineDensity(Configurable):
         require(model, (Density, Bound), type(self).__name__)
         if model.context_shape is not None:
             raise ValueError(
-                f"{type(self).__name__} needs a model without a context, "
-                f"got one of shape {tuple(model.context_shape)}"
+                f"{type(self).__name__} needs a model without a context; {type(model).__name__} "
+                f"has one of shape {tuple(model.context_shape)}"
             )
         self.model, self.features = model, features
         self.trainer = Trainer(model, lr=lr, seed=seed)
@@ -62,9 +64,13 @@ class _OnlineDensity(Configurable):
 
     @torch.no_grad()
     def log_prob(self, x: Tensor) -> Tensor:
-        """log p(x), or a bound of it with the same noise at every call, with shape (B,)."""
-        with evaluating(self.model), drawing_from(self.seed), unchecked():
-            score: Tensor = _Scored(self.model)(x)
+        """log p(x), or a bound of it with the same noise for every x and call, with shape (B,)."""
+        scored = _Scored(self.model)
+        with evaluating(self.model), unchecked():
+            if isinstance(self.model, Density):
+                score: Tensor = scored(x)
+                return score
+            score = _for_rows(lambda row: scored(row[None])[0], x, self.seed)
             return score
 
     def update(self, t: Transitions) -> dict[str, float]:
@@ -126,8 +132,11 @@ class PseudoCounts(_OnlineDensity):
         theta' = theta + g / (n F + g^2),   g = grad log p(o), F the mean of g^2 over all seen,
 
     which for a table of probabilities gives back the visit counts. (The g^2 is that of o itself,
-    seen once more; without it, what nothing was known of would be taken much too far.) Densities
-    over real numbers have no probabilities of single points: there rho' in the numerator is 0.
+    seen once more; without it, what nothing was known of would be taken much too far.) Its gain is
+    taken to first order, log(rho' / rho) = sum g^2 / (n F + g^2): for networks the whole step
+    overshoots where little is known and may even lower rho, and the difference of two nearly equal
+    numbers would drown in rounding. Densities over real numbers have no probabilities of single
+    points: there rho' in the numerator is 0.
 
     References:
         Marc Bellemare et al. Unifying Count-Based Exploration and Intrinsic Motivation, 2016.
@@ -137,9 +146,10 @@ class PseudoCounts(_OnlineDensity):
 
     Args:
         model: any density or bound without a context; it learns in place.
-        estimator: "recoding" is right for tables of probabilities; for networks, whose weights a
-            trial changes all at once, it ranks observations but its scale is off. "frequency"
-            needs a model that keeps up with what is seen. "gain" is the published form.
+        estimator: "recoding" is right for tables of probabilities; networks, all of whose weights
+            a trial changes, give a constant fraction of the count. "frequency" needs a model that
+            keeps up with what is seen. "gain" is the published form.
+        floor: what a count of 0 is taken for; at 1 nothing pays more than 1.
         features: turns observations into the model's x; None reshapes them to its event_shape.
         lr: of the model's Adam.
         updates: gradient steps for each call of `update`.
@@ -153,13 +163,12 @@ class PseudoCounts(_OnlineDensity):
         >>> bonus = PseudoCounts(MADE(104))
     """
 
-    floor = 0.01
-
     def __init__(
         self,
         model: GenerativeModel,
         *,
         estimator: Estimator = "frequency",
+        floor: float = 0.01,
         features: Callable[[Tensor], Tensor] | None = None,
         lr: float = 1e-3,
         updates: int = 8,
@@ -170,6 +179,8 @@ class PseudoCounts(_OnlineDensity):
         if estimator not in get_args(Estimator):
             allowed = ", ".join(get_args(Estimator))
             raise ValueError(f"'estimator' must be one of {allowed}, got {estimator!r}")
+        if floor <= 0.0:
+            raise ValueError(f"'floor' must be positive, got {floor}")
         super().__init__(
             model,
             features=features,
@@ -179,9 +190,11 @@ class PseudoCounts(_OnlineDensity):
             memory=memory,
             seed=seed,
         )
-        self.estimator = estimator
+        self.estimator, self.floor = estimator, floor
         self.squares: Weights = {
-            name: torch.zeros_like(p) for name, p in model.named_parameters() if p.requires_grad
+            name: torch.zeros_like(p, dtype=torch.float64)
+            for name, p in model.named_parameters()
+            if p.requires_grad
         }
 
     def count(self, obs: Tensor) -> Tensor:
@@ -213,26 +226,31 @@ class PseudoCounts(_OnlineDensity):
             return seen * self.log_prob(x).exp()
         before, gain = self._trial(x)
         if self.estimator == "gain":
-            prediction = seen * gain.clamp_min(0.0)
-            return 1.0 / torch.expm1(_GAIN * prediction / math.sqrt(seen)).clamp_min(_TINY)
-        rest = 1.0 if isinstance(self.model.support, Real) else -torch.expm1(before + gain)
+            counts = 1.0 / torch.expm1(_GAIN * gain * math.sqrt(seen)).clamp_min(_TINY)
+        elif isinstance(self.model.support, Real):
+            counts = 1.0 / torch.expm1(gain).clamp_min(_TINY)
+        else:
+            # to first order rho' may pass 1: it is taken for sqrt(rho) at most
+            rest = -torch.expm1(torch.minimum(before + gain, before / 2))
+            counts = rest / torch.expm1(gain).clamp_min(_TINY)
         # never fewer than none, and never more than all that was seen
-        return (rest / torch.expm1(gain).clamp_min(_TINY)).clamp(0.0, float(seen))
+        return counts.clamp(0.0, float(seen)).to(self.model.dtype)
 
     def _trial(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """log rho and log rho' - log rho of each x; the model stays as it is."""
+        """log rho and log rho' - log rho of each x in float64; the model stays as it is."""
         weights = self._weights()
         total = {name: square * self.memory.seen for name, square in self.squares.items()}
 
         def one(row: Tensor) -> tuple[Tensor, Tensor]:
             slope, before = torch.func.grad_and_value(self._log_prob)(weights, row)
-            tried = {
-                name: weights[name] + g / (total[name] + g.square()).clamp_min(_TINY)
-                for name, g in slope.items()
-            }
-            return before, self._log_prob(tried, row) - before
+            parts = []
+            for name, g in slope.items():
+                square = g.double().square()
+                parts.append((square / (total[name] + square).clamp_min(_TINY)).sum())
+            return before.double(), torch.stack(parts).sum()
 
-        return self._for_each(one, x)
+        with torch.no_grad(), evaluating(self.model), unchecked():
+            return _for_rows(one, x, self.seed)
 
     @torch.no_grad()
     def _note_squares(self, x: Tensor) -> None:
@@ -245,28 +263,14 @@ class PseudoCounts(_OnlineDensity):
 
         def squares(row: Tensor) -> Weights:
             slope: Weights = grad(self._log_prob)(weights, row)
-            return {name: value.square() for name, value in slope.items()}
+            return {name: value.double().square() for name, value in slope.items()}
 
         with evaluating(self.model), unchecked():
             for chunk in x.split(_CHUNK):
-                with drawing_from(self.seed):
-                    parts = vmap(squares, randomness="same")(chunk)
-                for name, part in parts.items():
+                for name, part in _for_rows(squares, chunk, self.seed).items():
                     total[name] += part.sum(0)
         for name, square in self.squares.items():
             square.lerp_(total[name] / len(x), share)
-
-    def _for_each(
-        self, one: Callable[[Tensor], tuple[Tensor, Tensor]], x: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """`one` of every row, many at a time, with the same noise for all."""
-        parts = []
-        with torch.no_grad(), evaluating(self.model), unchecked():
-            for chunk in x.split(_CHUNK):
-                with drawing_from(self.seed):
-                    parts.append(vmap(one, randomness="same")(chunk))
-        before, gain = (torch.cat(part) for part in zip(*parts, strict=True))
-        return before, gain
 
     def _weights(self) -> Weights:
         return {name: p.detach() for name, p in self.model.named_parameters() if p.requires_grad}
@@ -288,10 +292,23 @@ class _Scored(torch.nn.Module):
         if isinstance(self.model, Density):
             return self.model.log_prob(x)
         assert isinstance(self.model, Bound)
-        return self.model.elbo(x)
+        return self.model.elbo(x, samples=_SAMPLES)
+
+
+def _for_rows(one: Callable[[Tensor], _T], x: Tensor, seed: int) -> _T:
+    """`one` of every row, many at a time, with the same noise for all."""
+    parts = []
+    for chunk in x.split(_CHUNK):
+        with drawing_from(seed):
+            parts.append(vmap(one, randomness="same")(chunk))
+    leaves = [tree_flatten(part)[0] for part in parts]
+    joined = [torch.cat(leaf) for leaf in zip(*leaves, strict=True)]
+    made: _T = tree_unflatten(joined, tree_flatten(parts[0])[1])
+    return made
 
 
 _GAIN = 0.1  # the c of the paper
 _TINY = 1e-12
 _CHUNK = 256
+_SAMPLES = 16  # of a bound
 _NOTED = 1024  # gradients of a batch that are looked at, evenly spaced

@@ -52,10 +52,17 @@ class Earnings:
         discount: of the world's rewards.
         trace: lambda of generalised advantage estimation.
         temperature: of the entropy beside the world's rewards.
+        normalise: divide the world's rewards by the running standard deviation of their returns.
     """
 
     def __init__(
-        self, streams: Models, *, discount: float, trace: float, temperature: float
+        self,
+        streams: Models,
+        *,
+        discount: float,
+        trace: float,
+        temperature: float,
+        normalise: bool,
     ) -> None:
         if not 0.0 <= discount <= 1.0 or not 0.0 <= trace <= 1.0:
             raise ValueError(
@@ -66,6 +73,7 @@ class Earnings:
         self.streams = as_streams(streams)
         self.discount, self.trace, self.temperature = discount, trace, temperature
         self.scales = {name: ReturnScale(self._discount(s)) for name, s in self.streams.items()}
+        self.own_scale = ReturnScale(discount) if normalise else None
 
     @torch.no_grad()
     def batch(self, rollout: Rollout) -> tuple[Batch, dict[str, float]]:
@@ -86,18 +94,23 @@ class Earnings:
         return {
             "streams": {name: s.model.state_dict() for name, s in self.streams.items()},
             "scales": {name: scale.state_dict() for name, scale in self.scales.items()},
+            "own_scale": self.own_scale and self.own_scale.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name, stream in self.streams.items():
             stream.model.load_state_dict(state["streams"][name])
             self.scales[name].load_state_dict(state["scales"][name])
+        if self.own_scale is not None:
+            self.own_scale.load_state_dict(state["own_scale"])
 
     def _pay(self, rollout: Rollout) -> tuple[list[Tensor], dict[str, float]]:
         """The rewards of all streams, each (T, B)."""
         own = rollout.reward
         if self.temperature > 0.0:
             own = own - self.temperature * rollout.log_prob
+        if self.own_scale is not None:
+            own = self.own_scale.scale(own, rollout.done)
         rewards, metrics = [own], dict[str, float]()
         if not self.streams:
             return rewards, metrics

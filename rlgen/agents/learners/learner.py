@@ -44,6 +44,7 @@ class Learner(Configurable, ABC):
         trace: lambda of generalised advantage estimation.
         temperature: of the entropy that counts as a reward beside the world's; see `Earnings`.
         seed: of everything random here; the world has its own.
+        normalise: divide the world's rewards by the running standard deviation of their returns.
     """
 
     optimizer: torch.optim.Optimizer
@@ -59,13 +60,18 @@ class Learner(Configurable, ABC):
         trace: float,
         temperature: float,
         seed: int,
+        normalise: bool = False,
     ) -> None:
         if steps < 1:
             raise ValueError(f"'steps' must be positive, got {steps}")
         self.given_world, self.world = world, flattened(world)
         self.steps, self.seed = steps, seed
         self.earnings = Earnings(
-            reward_models or {}, discount=discount, trace=trace, temperature=temperature
+            reward_models or {},
+            discount=discount,
+            trace=trace,
+            temperature=temperature,
+            normalise=normalise,
         )
         self.model = _model_for(self.world, model, 1 + len(self.earnings.streams), seed)
         self.model.to(world.device)

@@ -36,6 +36,10 @@ class PPO(Learner):
         discount: of the world's rewards.
         trace: lambda of generalised advantage estimation.
         temperature: of the entropy in the world's returns, the future's included; 0 for none.
+        normalise: divide the world's rewards by the running standard deviation of their returns,
+            and advantages by no less than a tenth of that. A world that pays nothing yet then
+            leaves the policy to its entropy; divided by their own deviation alone, as without
+            this, advantages that are only the critic's noise would steer it.
         max_norm: of the gradient.
         seed: of everything random here.
 
@@ -64,6 +68,7 @@ class PPO(Learner):
         discount: float = 0.99,
         trace: float = 0.95,
         temperature: float = 0.0,
+        normalise: bool = True,
         max_norm: float = 0.5,
         seed: int = 0,
     ) -> None:
@@ -75,8 +80,10 @@ class PPO(Learner):
             discount=discount,
             trace=trace,
             temperature=temperature,
+            normalise=normalise,
             seed=seed,
         )
+        self.least_spread = 0.1 if normalise else 1e-8
         self.epochs, self.minibatch, self.clip = epochs, minibatch, clip
         self.entropy_weight, self.value_weight = entropy_weight, value_weight
         self.max_norm = max_norm
@@ -86,7 +93,7 @@ class PPO(Learner):
         self.optimizer = torch.optim.Adam(self.parameters, lr=lr, eps=1e-5, fused=fused)
 
     def update(self, batch: Batch) -> dict[str, float]:
-        spread = batch.advantage.std().clamp_min(1e-8)
+        spread = batch.advantage.std().clamp_min(self.least_spread)
         whole = Sample(
             self.model.prepared(batch.rollout.obs),
             batch.rollout.action,
