@@ -74,7 +74,7 @@ class CodeCounts(Counts):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if not isinstance(encoder, Coder):
+        if isinstance(encoder, type) or not isinstance(encoder, Coder):
             raise TypeError(
                 f"{type(self).__name__} needs codes (codes); {type(encoder).__name__} has none. "
                 "Families with them: VQVAE"

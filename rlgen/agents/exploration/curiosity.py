@@ -22,7 +22,7 @@ from rlgen.checkpoint import Configurable
 from rlgen.generative import Bound, Density, GenerativeModel, Trainer, unchecked
 from rlgen.generative.catalogue import require
 from rlgen.generative.model import Encoder, evaluating
-from rlgen.generative.support import Symbols
+from rlgen.generative.support import Real, Symbols
 from rlgen.seeding import drawing_from, mix
 
 Form = Literal["excess", "surprise", "error"]
@@ -92,7 +92,7 @@ class DynamicsCuriosity(Configurable):
         if form == "error" and isinstance(dynamics.support, Symbols):
             raise ValueError("symbols have no distance from each other: use form='surprise'")
         self.dynamics, self.features, self.form, self.seed = dynamics, features, form, seed
-        self.actions = _width_for_actions(dynamics, features)
+        self.actions = _width_for_actions(dynamics, features, type(self).__name__)
         self.trainer = Trainer(dynamics, lr=lr, seed=seed)
         self.rehearsal = Rehearsal(updates=updates, batch_size=batch_size, memory=memory, seed=seed)
 
@@ -283,25 +283,39 @@ def encoded(features: Encoder | Callable[[Tensor], Tensor], obs: Tensor) -> Tens
 
 
 def _width_for_actions(
-    dynamics: GenerativeModel, features: Encoder | Callable[[Tensor], Tensor] | None
+    dynamics: GenerativeModel, features: Encoder | Callable[[Tensor], Tensor] | None, consumer: str
 ) -> int:
-    """What the context has left for actions; wrong widths are refused."""
-    count, shape = dynamics.event_shape.numel(), dynamics.context_shape
+    """What the context has left for actions; what does not fit together is refused."""
+    name, count, shape = type(dynamics).__name__, dynamics.event_shape.numel(), None
+    if dynamics.context_shape is not None:
+        shape = tuple(dynamics.context_shape)
     if shape is None or len(shape) != 1 or shape[0] <= count:
-        got = None if shape is None else tuple(shape)
         raise ValueError(
-            f"the dynamics of {count} features need a context of shape ({count} + A,) with A "
-            f"numbers for the action, got {got}"
+            f"{consumer} needs dynamics of {count} features to have a context of shape "
+            f"({count} + A,) with A numbers for the action; {name} has {shape}"
         )
-    if isinstance(features, GenerativeModel) and isinstance(features, Encoder):
-        x = torch.zeros(1, *features.event_shape, device=next(features.parameters()).device)
-        width = encoded(features, x)[0].numel()
-        if width != count:
-            raise ValueError(
-                f"{type(features).__name__} encodes to {width} features, and the dynamics are "
-                f"of {count}"
-            )
+    if isinstance(features, GenerativeModel):
+        _check_encoder(features, dynamics, consumer)
     return int(shape[0]) - count
+
+
+def _check_encoder(encoder: GenerativeModel, dynamics: GenerativeModel, consumer: str) -> None:
+    require(encoder, Encoder, consumer)
+    assert isinstance(encoder, Encoder)
+    name, others = type(encoder).__name__, type(dynamics).__name__
+    if not isinstance(dynamics.support, Real):
+        raise ValueError(
+            f"{consumer}: {name} encodes to real numbers, and {others} models no real numbers"
+        )
+    x = torch.zeros(1, *encoder.event_shape, device=next(encoder.parameters()).device)
+    try:
+        width, count = encoded(encoder, x)[0].numel(), dynamics.event_shape.numel()
+    except ValueError as error:  # it cannot encode without a context
+        raise ValueError(f"{consumer} cannot use {name} for features: {error}") from error
+    if width != count:
+        raise ValueError(
+            f"{consumer}: {name} encodes to {width} features, and {others} is of {count}"
+        )
 
 
 def _innermost(p: Distribution) -> type[Distribution]:
