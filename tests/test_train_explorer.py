@@ -1,0 +1,131 @@
+"""The explorer's door: a mistake is one line, and a run is a table, a picture and a folder."""
+
+import importlib
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from rlgen import checkpoint
+from tests.walks import same
+
+ROOT = Path(__file__).resolve().parent.parent
+Call = Callable[..., tuple[int, str, str]]
+TINY = ("--steps", "16", "--copies", "4")
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    """The exit code and the output of the script in this process."""
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    monkeypatch.setenv("COLUMNS", "160")
+    main = importlib.import_module("train_explorer").main
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        code = 0
+        try:
+            main(list(arguments))
+        except SystemExit as done:
+            code = int(done.code or 0)
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def test_help_shows_every_option_with_its_default(call: Call) -> None:
+    code, out, err = call("--help")
+    assert (code, err) == (0, "")
+    for option in ("world", "bonus", "model", "weight", "learner", "steps", "copies", "goal"):
+        assert f"--{option}" in out
+    for option in ("restart", "device", "seed", "out"):
+        assert f"--{option}" in out
+    for default in ("FourRooms", "pseudo none", "made", "ppo", "600", "64", "cpu", "runs/explorer"):
+        assert f"default: {default}" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("--world", "FiveRooms"), "FiveRooms"),
+        (("--world", "MiniGrid-Nowhere-v0"), "MiniGrid-Nowhere-v0"),
+        (("--bonus", "luck"), "luck"),
+        (("--bonus", "none", "none"), "none none"),
+        (("--model", "gan"), "gan"),
+        (("--learner", "dqn"), "dqn"),
+        (("--device", "abacus"), "abacus"),
+        (("--device", "meta"), "meta"),
+        (("--steps", "0"), "--steps"),
+        (("--steps", "many"), "many"),
+        (("--copies", "-1"), "--copies"),
+        (("--seed", "-1"), "--seed"),
+        (("--weight", "nan"), "--weight"),
+        (("--restart", "1"), "--restart"),
+        (("--stpes", "3"), "--stpes"),
+    ],
+)
+def test_a_mistake_is_one_line_and_starts_nothing(
+    call: Call, tmp_path: Path, arguments: tuple[str, ...], named: str
+) -> None:
+    code, out, err = call("--out", str(tmp_path / "runs"), *arguments)
+    assert (code, out) == (2, "")
+    assert named in err and err.count("\n") == 1
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_a_folder_that_cannot_be_is_one_line(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    code, out, err = call("--out", str(tmp_path / "file" / "runs"))
+    assert (code, out) == (2, "")
+    assert "cannot be written" in err and err.count("\n") == 1
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_run_leaves_all_it_promises_and_goes_on(call: Call, tmp_path: Path) -> None:
+    whole, half = tmp_path / "whole", tmp_path / "half"
+    code, out, err = call("--out", str(whole), *TINY)
+    assert (code, err) == (0, "")
+    for word in ("pseudo", "none", "entropy / 4.644", "all cells by step", "seconds", "success"):
+        assert word in out
+    assert (whole / "places.png").read_bytes().startswith(b"\x89PNG")
+    again = call("--out", str(whole), *TINY)
+    assert again == (code, out, err)  # it had ended: the same table
+
+    assert call("--out", str(half), "--steps", "8", "--copies", "4")[0] == 0
+    assert call("--out", str(half), *TINY)[0] == 0
+    for bonus in ("pseudo", "none"):
+        ends = [checkpoint.load(f / bonus / "checkpoint").state_dict() for f in (whole, half)]
+        assert same(*ends)
+    code, out, err = call("--out", str(half), *TINY, "--seed", "1")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "seed" in err
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("world", ["OpenWorld", "MiniGrid-Empty-5x5-v0"])
+@pytest.mark.parametrize("model", ["made", "categorical", "vae", "realnvp"])
+def test_everything_fits(call: Call, tmp_path: Path, world: str, model: str) -> None:
+    bonuses = ["none", "table", "hash", "pseudo", "surprise"]
+    if model == "made":
+        bonuses += ["icm", "rnd", "disagreement", "dynamics"]
+    where = ("--out", str(tmp_path), "--world", world, "--model", model)
+    code, out, err = call(*where, *TINY, "--bonus", *bonuses)
+    assert (code, err) == (0, "")
+    assert all(f" {bonus} " in out for bonus in bonuses)
+
+
+@pytest.mark.slow
+def test_it_starts_from_a_shell(tmp_path: Path) -> None:
+    command = [sys.executable, "scripts/train_explorer.py", "--out", str(tmp_path), *TINY]
+    done = subprocess.run(
+        [*command, "--learner", "trpo", "--bonus", "none"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert torch.is_tensor(checkpoint.load(tmp_path / "none" / "checkpoint").state_dict()["seed"])
