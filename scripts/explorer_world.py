@@ -1,6 +1,7 @@
 """A world that remembers where everyone has been, for `train_explorer.py`."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -115,3 +116,31 @@ def picture_of(world: Remembering) -> Tensor:
     return (
         visits if isinstance(world.world, TabularGrid) else visits[BORDER:-BORDER, BORDER:-BORDER]
     )
+
+
+def draw(worlds: dict[str, Remembering], file: Path) -> None:
+    """Where each has been, as the share of all visits."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+    from matplotlib.colors import LogNorm
+
+    maps = [picture_of(world).double() for world in worlds.values()]
+    shares = [visits / visits.sum() for visits in maps]
+    low, high = (float(f([f(s[s > 0]) for s in shares])) for f in (min, max))
+    size = (4.2 * len(maps) + 1.0, 4.2)
+    figure, axes = plt.subplots(1, len(maps), figsize=size, layout="constrained", squeeze=False)
+    colours = plt.get_cmap("magma").with_extremes(bad="#c8ccd0")
+    norm = LogNorm(low, max(high, 1.001 * low))
+    for axis, (bonus, world), share in zip(axes[0], worlds.items(), shares, strict=True):
+        shown = share.masked_fill(share == 0, math.nan).numpy()
+        image = axis.imshow(shown, cmap=colours, norm=norm)
+        axis.set(title=f"bonus: {bonus}", xticks=[], yticks=[])
+        free = getattr(world.world, "free", None)
+        if free is not None:  # walls are black, and what was never seen is grey
+            walls = (~free).double().masked_fill(free, math.nan).numpy()
+            axis.imshow(walls, cmap="gray_r", vmin=0, vmax=1)
+    figure.colorbar(image, ax=axes[0].tolist(), label="share of visits")
+    figure.savefig(file, dpi=120)
+    plt.close(figure)

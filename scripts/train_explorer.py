@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import gymnasium
 import torch
 import tyro
-from explorer_world import Remembering, picture_of
+from explorer_world import Remembering, draw
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -315,7 +315,7 @@ def explore(o: Options, console: Console) -> None:
         console.print(f"Exploring {o.world} {paid}: {o.steps} steps of {o.copies} copies")
         results.append(train(*plan, o))
     picture = o.out / "places.png"
-    draw(results, picture)
+    draw({result.bonus: result.world for result in results}, picture)
     console.print(table_of(results, o))
     console.print(f"Picture: {picture}   Runs: {o.out}", soft_wrap=True)
 
@@ -342,34 +342,6 @@ def table_of(results: list[Result], o: Options) -> Table:
             row += [str(int(memory["first"].max())) if len(visits) == cells else "never"]
         table.add_row(result.bonus, *row)
     return table
-
-
-def draw(results: list[Result], file: Path) -> None:
-    """Where each has been, as the share of all visits."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-    from matplotlib.colors import LogNorm
-
-    maps = [picture_of(result.world).double() for result in results]
-    shares = [visits / visits.sum() for visits in maps]
-    low, high = (float(f([f(s[s > 0]) for s in shares])) for f in (min, max))
-    size = (4.2 * len(maps) + 1.0, 4.2)
-    figure, axes = plt.subplots(1, len(maps), figsize=size, layout="constrained", squeeze=False)
-    colours = plt.get_cmap("magma").with_extremes(bad="#c8ccd0")
-    norm = LogNorm(low, max(high, 1.001 * low))
-    for axis, result, share in zip(axes[0], results, shares, strict=True):
-        shown = share.masked_fill(share == 0, math.nan).numpy()
-        image = axis.imshow(shown, cmap=colours, norm=norm)
-        axis.set(title=f"bonus: {result.bonus}", xticks=[], yticks=[])
-        free = getattr(result.world.world, "free", None)
-        if free is not None:  # walls are black, and what was never seen is grey
-            walls = (~free).double().masked_fill(free, math.nan).numpy()
-            axis.imshow(walls, cmap="gray_r", vmin=0, vmax=1)
-    figure.colorbar(image, ax=axes[0].tolist(), label="share of visits")
-    figure.savefig(file, dpi=120)
-    plt.close(figure)
 
 
 def parsed(arguments: list[str]) -> Options:
