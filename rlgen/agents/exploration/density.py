@@ -133,7 +133,7 @@ class PseudoCounts(_OnlineDensity):
 
     which for a table of probabilities gives back the visit counts. (The g^2 is that of o itself,
     seen once more; without it, what nothing was known of would be taken much too far.) Its gain is
-    taken to first order, log(rho' / rho) = sum g^2 / (n F + g^2): for networks the whole step
+    taken to first order, rho' / rho = 1 + sum g^2 / (n F + g^2): for networks the whole step
     overshoots where little is known and may even lower rho, and the difference of two nearly equal
     numbers would drown in rounding. Densities over real numbers have no probabilities of single
     points: there rho' in the numerator is 0.
@@ -228,16 +228,16 @@ class PseudoCounts(_OnlineDensity):
         if self.estimator == "gain":
             counts = 1.0 / torch.expm1(_GAIN * gain * math.sqrt(seen)).clamp_min(_TINY)
         elif isinstance(self.model.support, Real):
-            counts = 1.0 / torch.expm1(gain).clamp_min(_TINY)
+            counts = 1.0 / gain.clamp_min(_TINY)
         else:
             # to first order rho' may pass 1: it is taken for sqrt(rho) at most
-            rest = -torch.expm1(torch.minimum(before + gain, before / 2))
-            counts = rest / torch.expm1(gain).clamp_min(_TINY)
+            after = torch.minimum(before.exp() * (1.0 + gain), (before / 2).exp())
+            counts = (1.0 - after) / gain.clamp_min(_TINY)
         # never fewer than none, and never more than all that was seen
         return counts.clamp(0.0, float(seen)).to(self.model.dtype)
 
     def _trial(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """log rho and log rho' - log rho of each x in float64; the model stays as it is."""
+        """log rho and rho' / rho - 1 of each x in float64; the model stays as it is."""
         weights = self._weights()
         total = {name: square * self.memory.seen for name, square in self.squares.items()}
 
