@@ -152,11 +152,13 @@ def recoding(s: Seen) -> RewardModel:
     )
 
 
-def curiosity(form: Literal["excess", "surprise", "error"], head: g.heads.Head) -> Make:
+def curiosity(
+    form: Literal["excess", "surprise", "error"], head: g.heads.Head, lr: float = 3e-3
+) -> Make:
     def make(s: Seen) -> RewardModel:
         context = s.width + int(s.actions.n)
         model = g.MixtureDensityNetwork(s.width, context_shape=context, head=head)
-        return DynamicsCuriosity(model, form=form, seed=s.seed)
+        return DynamicsCuriosity(model, form=form, lr=lr, seed=s.seed)
 
     return make
 
@@ -171,6 +173,7 @@ METHODS: dict[str, Make] = {
     "n rho, RealNVP": frequency(flow, coordinates),
     "recoding, softmax table": recoding,
     "excess, learned variance": curiosity("excess", g.heads.Normal(0.05)),
+    "excess, lr=1e-3": curiosity("excess", g.heads.Normal(0.05), lr=1e-3),
     "ICM": lambda s: ICM(s.observations, s.actions, seed=s.seed),
     "RND": lambda s: RND(s.observations, seed=s.seed),
     "disagreement": lambda s: Disagreement(s.observations, s.actions, seed=s.seed),
