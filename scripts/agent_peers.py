@@ -67,14 +67,13 @@ def rlexplore_rate(memory: int, copies: int = 16) -> float | None:
     warnings.simplefilter("ignore")
     PseudoCounts = importlib.import_module("rllte.xplore.reward").PseudoCounts
 
-    def view() -> gymnasium.Env[Any, Any]:
-        return make_view()
+    def rooms() -> gymnasium.Env[Any, Any]:
+        return gymnasium.make("rlgen/FourRooms-v0")
 
-    venv = gymnasium.vector.SyncVectorEnv([view] * copies)
+    venv = gymnasium.vector.SyncVectorEnv([rooms] * copies)
     bonus = PseudoCounts(venv, "cpu", encoder_model="espeholt")
-    spent = 0.0
-    obs = torch.rand(memory, copies, 147) * 11
-    action = torch.randint(7, (memory, copies))
+    obs = torch.eye(104)[torch.randint(104, (memory, copies))]
+    action = torch.randint(4, (memory, copies))
     zeros = torch.zeros(memory, copies)
     samples = {
         "observations": obs, "actions": action, "rewards": zeros, "terminateds": zeros,

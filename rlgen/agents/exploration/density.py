@@ -239,18 +239,23 @@ class PseudoCounts(_OnlineDensity):
     def _trial(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """log rho and rho' / rho - 1 of each x in float64; the model stays as it is."""
         weights = self._weights()
-        total = {name: square * self.memory.seen for name, square in self.squares.items()}
+        total = {
+            name: (square * self.memory.seen).clamp_min(_TINY).to(self.model.dtype)
+            for name, square in self.squares.items()
+        }
 
-        def one(row: Tensor) -> tuple[Tensor, Tensor]:
-            slope, before = torch.func.grad_and_value(self._log_prob)(weights, row)
-            parts = []
-            for name, g in slope.items():
-                square = g.double().square()
-                parts.append((square / (total[name] + square).clamp_min(_TINY)).sum())
-            return before.double(), torch.stack(parts).sum()
-
+        slopes_of = torch.func.grad_and_value(self._log_prob)
+        parts = []
         with torch.no_grad(), evaluating(self.model), unchecked():
-            return _for_rows(one, x, self.seed)
+            for chunk in x.split(_CHUNK):
+                slopes, before = _for_rows(lambda row: slopes_of(weights, row), chunk, self.seed)
+                gain = torch.zeros_like(before)
+                for name, g in slopes.items():
+                    square = g.square_()  # in place: there is one number for each row and weight
+                    gain += square.div_(square + total[name]).flatten(1).sum(1)
+                parts.append(torch.stack([before, gain], dim=1).double())
+        before, gain = torch.cat(parts).unbind(1)
+        return before, gain
 
     @torch.no_grad()
     def _note_squares(self, x: Tensor) -> None:
@@ -261,14 +266,12 @@ class PseudoCounts(_OnlineDensity):
             index = torch.linspace(0, len(x) - 1, _NOTED, device=x.device).long()
             x = x.index_select(0, index)
 
-        def squares(row: Tensor) -> Weights:
-            slope: Weights = grad(self._log_prob)(weights, row)
-            return {name: value.double().square() for name, value in slope.items()}
-
+        slopes_of = grad(self._log_prob)
         with evaluating(self.model), unchecked():
             for chunk in x.split(_CHUNK):
-                for name, part in _for_rows(squares, chunk, self.seed).items():
-                    total[name] += part.sum(0)
+                slopes = _for_rows(lambda row: slopes_of(weights, row), chunk, self.seed)
+                for name, g in slopes.items():
+                    total[name] += torch.linalg.vector_norm(g, dim=0).double().square()
         for name, square in self.squares.items():
             square.lerp_(total[name] / len(x), share)
 
@@ -301,6 +304,8 @@ def _for_rows(one: Callable[[Tensor], _T], x: Tensor, seed: int) -> _T:
     for chunk in x.split(_CHUNK):
         with drawing_from(seed):
             parts.append(vmap(one, randomness="same")(chunk))
+    if len(parts) == 1:
+        return parts[0]
     leaves = [tree_flatten(part)[0] for part in parts]
     joined = [torch.cat(leaf) for leaf in zip(*leaves, strict=True)]
     made: _T = tree_unflatten(joined, tree_flatten(parts[0])[1])
