@@ -130,7 +130,7 @@ def four_rooms(
 
 BONUSES: dict[str, Callable[[int], PseudoCounts | TableCounts | None]] = {
     "none": lambda seed: None,
-    "pseudo-count": lambda seed: PseudoCounts(view_density(), lr=3e-3, floor=1.0, seed=seed),
+    "pseudo-count": lambda seed: PseudoCounts(view_density(), lr=3e-3, seed=seed),
     "exact count": lambda seed: TableCounts(),
 }
 

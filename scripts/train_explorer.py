@@ -188,7 +188,7 @@ BONUSES: dict[str, Callable[[Sight], RewardModel | None]] = {
     "none": lambda s: None,
     "table": lambda s: e.TableCounts(),
     "hash": lambda s: e.HashCounts(seed=s.options.seed),
-    "pseudo": lambda s: e.PseudoCounts(**density(s), floor=1.0),  # as counts, at most 1
+    "pseudo": lambda s: e.PseudoCounts(**density(s)),
     "surprise": lambda s: e.Surprise(**density(s)),
     "icm": of_networks(e.ICM, actions=True),
     "rnd": of_networks(e.RND, actions=False),

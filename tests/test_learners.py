@@ -319,7 +319,8 @@ def test_returns_are_scaled_by_their_standard_deviation() -> None:
     reward = 5.0 * torch.rand(400, 16) + 3.0
     scale = ReturnScale(0.9)
     scaled = [scale.scale(part) for part in reward.split(100)]
-    returns, now = [], torch.zeros(16)
+    now = torch.zeros(16)
+    returns = [now]  # what had been earned before the first step counts too
     for row in reward:
         now = 0.9 * now + row
         returns.append(now)

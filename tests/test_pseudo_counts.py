@@ -109,7 +109,7 @@ def test_frequencies_of_a_fitted_table_are_the_visits_exactly() -> None:
     counts = bonus.count(torch.arange(104)[:, None])
     torch.testing.assert_close(counts, torch.arange(1.0, 105.0).double(), rtol=0, atol=1e-9)
     paid = bonus.reward(arriving_at(torch.arange(104)[:, None]))
-    torch.testing.assert_close(paid, (counts + 0.01).rsqrt().to(paid.dtype), rtol=1e-6, atol=0)
+    torch.testing.assert_close(paid, (counts + 1.0).rsqrt().to(paid.dtype), rtol=1e-6, atol=0)
 
 
 def test_dirichlet_tables_count_their_prior_too() -> None:

@@ -80,6 +80,7 @@ class ReturnScale:
         """Rewards (T, B) over the standard deviation of all returns up to now, these included."""
         if self.returns is None:
             self.returns = torch.zeros_like(reward[0])
+        if self.count == 0:
             self._observe(self.returns.double())  # before the first step; or it alone has no spread
         seen = []
         for t, now in enumerate(reward):

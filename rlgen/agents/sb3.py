@@ -92,9 +92,6 @@ class RewardModelVecEnv(VecEnvWrapper):
         self._action: Tensor | None = None
         self._since_update: list[Transitions] = []
         self._paid = 0.0
-        if self.scale is not None:
-            # returns begin at zero, which counts: else one step alone would have no deviation
-            self.scale.scale(torch.zeros(1, self.num_envs))
 
     def reset(self) -> Any:
         obs = self.venv.reset()

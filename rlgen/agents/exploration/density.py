@@ -149,7 +149,8 @@ class PseudoCounts(_OnlineDensity):
         estimator: "recoding" is right for tables of probabilities; networks, all of whose weights
             a trial changes, give a constant fraction of the count. "frequency" needs a model that
             keeps up with what is seen. "gain" is the published form.
-        floor: what a count of 0 is taken for; at 1 nothing pays more than 1.
+        floor: added to each count; at 1 nothing pays more than 1. The papers have .01, which pays
+            more for the unseen, and for what the density has yet to learn.
         features: turns observations into the model's x; None reshapes them to its event_shape.
         lr: of the model's Adam.
         updates: gradient steps for each call of `update`.
@@ -168,9 +169,9 @@ class PseudoCounts(_OnlineDensity):
         model: GenerativeModel,
         *,
         estimator: Estimator = "frequency",
-        floor: float = 0.01,
+        floor: float = 1.0,
         features: Callable[[Tensor], Tensor] | None = None,
-        lr: float = 1e-3,
+        lr: float = 5e-3,
         updates: int = 8,
         batch_size: int = 256,
         memory: int = 2**15,
@@ -199,7 +200,12 @@ class PseudoCounts(_OnlineDensity):
 
     def count(self, obs: Tensor) -> Tensor:
         """How often each observation, or something like it, was seen, with shape (B,)."""
-        return self._count(self.data(obs))
+        x = self.data(obs)
+        if self.estimator == "frequency" and isinstance(self.model, Density):
+            return self._count(x)
+        # a trial, or a bound's samples, are dear: once for each different observation
+        different, which = x.unique(dim=0, return_inverse=True)
+        return self._count(different)[which]
 
     @torch.no_grad()
     def reward(self, t: Transitions) -> Tensor:
@@ -252,7 +258,7 @@ class PseudoCounts(_OnlineDensity):
                 gain = torch.zeros_like(before)
                 for name, g in slopes.items():
                     square = g.square_()  # in place: there is one number for each row and weight
-                    gain += square.div_(square + total[name]).flatten(1).sum(1)
+                    gain += square.div_(square + total[name]).reshape(len(gain), -1).sum(1)
                 parts.append(torch.stack([before, gain], dim=1).double())
         before, gain = torch.cat(parts).unbind(1)
         return before, gain
@@ -266,12 +272,14 @@ class PseudoCounts(_OnlineDensity):
             index = torch.linspace(0, len(x) - 1, _NOTED, device=x.device).long()
             x = x.index_select(0, index)
 
+        different, counts = x.unique(dim=0, return_counts=True)
         slopes_of = grad(self._log_prob)
         with evaluating(self.model), unchecked():
-            for chunk in x.split(_CHUNK):
+            for chunk, count in zip(different.split(_CHUNK), counts.split(_CHUNK), strict=True):
                 slopes = _for_rows(lambda row: slopes_of(weights, row), chunk, self.seed)
                 for name, g in slopes.items():
-                    total[name] += torch.linalg.vector_norm(g, dim=0).double().square()
+                    square = g.square_().reshape(len(g), -1)
+                    total[name] += (count.to(g) @ square).view_as(total[name]).double()
         for name, square in self.squares.items():
             square.lerp_(total[name] / len(x), share)
 
