@@ -24,13 +24,15 @@ import tyro
 from agent_peers import RLEXPLORE_MEMORY, rlexplore_rate, sb3_four_rooms, sb3_rate
 from minigrid_optimum import optimal_return
 
-from rlgen.agents import PPO, ActorCritic, Policy, Stream, Transitions
-from rlgen.agents.exploration import PseudoCounts, TableCounts
-from rlgen.envs import MiniGrid
+from rlgen.agents import PPO, ActorCritic, Policy, RewardModel, Stream, Transitions
+from rlgen.agents.exploration import HashCounts, PseudoCounts, TableCounts
+from rlgen.envs import MiniGrid, OpenWorld
+from rlgen.envs.world import World
 from rlgen.generative import MADE, heads
 
 RESULTS = Path("runs/benchmark_agents.jsonl")
 HELD_OUT = 10**6  # seeds from here on are for evaluation only
+FAR = "open world 40x40, goal in the far corner"
 app = tyro.extras.SubcommandApp()
 
 
@@ -99,9 +101,15 @@ def speed(seconds: float = 6.0, rounds: int = 3, device: str = "cpu") -> None:
                 note("bonus", who=f"rlgen MADE, {estimator}, after {seen:,}", rate=rate)
 
 
-def evaluated(agent: PPO, world_id: str, episodes: int = 512) -> dict[str, float]:
+def world_of(name: str, copies: int, seed: int) -> World:
+    if name == FAR:
+        return OpenWorld(copies, size=40, start=(0, 0), max_steps=400, seed=seed)
+    return MiniGrid(name, copies, seed=seed)
+
+
+def evaluated(agent: PPO, name: str, episodes: int = 512) -> dict[str, float]:
     """On layouts that training never saw, with actions drawn as in training."""
-    world = MiniGrid(world_id, episodes, seed=HELD_OUT)
+    world = world_of(name, episodes, seed=HELD_OUT)
     return agent.evaluate(episodes, world=world, deterministic=False)
 
 
@@ -128,9 +136,10 @@ def four_rooms(
             note("four-rooms", who="SB3", seed=seed, **sb3_four_rooms(seed, 300_000, HELD_OUT))
 
 
-BONUSES: dict[str, Callable[[int], PseudoCounts | TableCounts | None]] = {
+BONUSES: dict[str, Callable[[int], RewardModel | None]] = {
     "none": lambda seed: None,
-    "pseudo-count": lambda seed: PseudoCounts(view_density(), lr=3e-3, seed=seed),
+    "hash count": lambda seed: HashCounts(bits=32, seed=seed),
+    "n rho, MADE": lambda seed: PseudoCounts(view_density(), lr=3e-3, seed=seed),
     "exact count": lambda seed: TableCounts(),
 }
 
@@ -138,7 +147,7 @@ BONUSES: dict[str, Callable[[int], PseudoCounts | TableCounts | None]] = {
 @app.command
 def sparse(
     worlds: tuple[str, ...] = ("MiniGrid-DoorKey-8x8-v0", "MiniGrid-MultiRoom-N4-S5-v1"),
-    bonuses: tuple[str, ...] = ("pseudo-count", "none"),
+    bonuses: tuple[str, ...] = ("exact count", "hash count", "none"),
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4),
     steps: int = 1_000_000,
     weight: float = 0.3,
@@ -146,7 +155,7 @@ def sparse(
     """Sparse rewards: steps and seconds to 90 % of the optimal return, on layouts held out."""
     torch.set_num_threads(1)
     for world_id in worlds:
-        optimum = optimal_return(world_id)
+        optimum = 1.0 if world_id == FAR else optimal_return(world_id)
         for bonus in bonuses:
             for seed in seeds:
                 figures = solved(world_id, bonus, seed, steps, weight, 0.9 * optimum)
@@ -157,7 +166,7 @@ def solved(
     world_id: str, bonus: str, seed: int, steps: int, weight: float, goal: float
 ) -> dict[str, Any]:
     """Train until the goal is reached on held-out layouts, looked at every 50,000 steps."""
-    world = MiniGrid(world_id, 64, seed=seed)
+    world = world_of(world_id, 64, seed)
     torch.manual_seed(seed)
     reward_model = BONUSES[bonus](seed)
     streams = {} if reward_model is None else {"bonus": Stream(reward_model, weight=weight)}

@@ -31,7 +31,7 @@ Observations = Any  # a tensor, or a dictionary of them
 class RewardModelVecEnv(VecEnvWrapper):
     """Adds what a reward model pays to the reward, where the environment gives it.
 
-        r + weight * r_model / (standard deviation of the returns of r_model)
+        task_weight * r + weight * r_model / (standard deviation of the returns of r_model)
 
     So returns and advantages contain it, in every algorithm. A replay buffer keeps what was paid
     when the step was taken; one that relabels rewards, such as `HerReplayBuffer`, drops it. The
@@ -51,6 +51,7 @@ class RewardModelVecEnv(VecEnvWrapper):
         venv: any `VecEnv`; a `VecNormalize` goes around this, not inside.
         reward_model: with `reward`, `update`, `state_dict` and `load_state_dict`.
         weight: of the model's reward beside the task's.
+        task_weight: of the reward of `venv`; 0 leaves it out, as imitation does.
         steps: of the vector environment from one update of the model to the next: the algorithm's
             `n_steps`, so that it learns at the end of each rollout.
         normalise: divide by the running standard deviation of the returns.
@@ -71,19 +72,22 @@ class RewardModelVecEnv(VecEnvWrapper):
         reward_model: RewardModel,
         *,
         weight: float = 1.0,
+        task_weight: float = 1.0,
         steps: int = 128,
         normalise: bool = True,
         discount: float = 0.99,
     ) -> None:
         _check(venv, reward_model)
-        if not 0.0 <= weight < math.inf:
-            raise ValueError(f"'weight' must be at least 0 and finite, got {weight}")
+        for name, factor in (("weight", weight), ("task_weight", task_weight)):
+            if not 0.0 <= factor < math.inf:
+                raise ValueError(f"{name!r} must be at least 0 and finite, got {factor}")
         if not isinstance(steps, int) or steps < 1:
             raise ValueError(f"'steps' must be a positive integer, got {steps!r}")
         if not 0.0 <= discount <= 1.0:
             raise ValueError(f"'discount' must be from 0 to 1, got {discount}")
         super().__init__(venv)
-        self.reward_model, self.weight, self.steps = reward_model, float(weight), steps
+        self.reward_model, self.steps = reward_model, steps
+        self.weight, self.task_weight = float(weight), float(task_weight)
         self.device = _device_of(reward_model.state_dict())
         self.scale = ReturnScale(discount) if normalise else None
         self.training = True
@@ -118,7 +122,7 @@ class RewardModelVecEnv(VecEnvWrapper):
             bonus = self._pay(steps)
             for info, paid in zip(infos, bonus, strict=True):
                 info["rlgen/bonus"] = info.get("rlgen/bonus", 0.0) + float(paid)
-            rewards = np.asarray(rewards, np.float32) + bonus
+            rewards = self.task_weight * np.asarray(rewards, np.float32) + bonus
         return obs, rewards, dones, infos
 
     def state_dict(self) -> dict[str, Any]:

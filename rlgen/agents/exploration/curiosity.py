@@ -9,14 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent
 
+from rlgen.agents.actions import action_numbers, action_width
 from rlgen.agents.exploration.memory import Rehearsal, as_data
-from rlgen.agents.exploration.networks import (
-    ForwardModels,
-    NetworkBonus,
-    Standardised,
-    action_numbers,
-    action_width,
-)
+from rlgen.agents.exploration.networks import ForwardModels, NetworkBonus
+from rlgen.agents.standardised import Standardised
 from rlgen.agents.transitions import Transitions
 from rlgen.checkpoint import Configurable
 from rlgen.generative import Bound, Density, GenerativeModel, Trainer, unchecked

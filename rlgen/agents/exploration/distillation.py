@@ -6,7 +6,8 @@ import gymnasium
 import torch
 from torch import Tensor, nn
 
-from rlgen.agents.exploration.networks import NetworkBonus, Standardised
+from rlgen.agents.exploration.networks import NetworkBonus
+from rlgen.agents.standardised import Standardised
 from rlgen.agents.transitions import Transitions
 from rlgen.generative.nets import MLP
 from rlgen.seeding import drawing_from

@@ -7,13 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rlgen.agents.exploration.networks import (
-    ForwardModels,
-    NetworkBonus,
-    Standardised,
-    action_numbers,
-    action_width,
-)
+from rlgen.agents.actions import action_numbers, action_width
+from rlgen.agents.exploration.networks import ForwardModels, NetworkBonus
+from rlgen.agents.standardised import Standardised
 from rlgen.agents.transitions import Transitions
 from rlgen.generative.nets import MLP
 from rlgen.seeding import drawing_from

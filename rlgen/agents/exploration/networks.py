@@ -1,22 +1,20 @@
-"""What bonuses with networks of their own share: spaces, actions as numbers, gradient steps."""
+"""What bonuses with networks of their own share: predictions, and gradient steps."""
 
 import copy
 from abc import ABC, abstractmethod
 from typing import Any
 
-import gymnasium
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rlgen.agents.exploration.memory import Rehearsal
-from rlgen.agents.observations import Features
-from rlgen.agents.transitions import Transitions, flat_space
+from rlgen.agents.standardised import Standardised
+from rlgen.agents.transitions import Transitions
 from rlgen.checkpoint import Configurable
 from rlgen.seeding import drawing_from, mix
 
 _CLIP_NORM = 5.0
-_FARTHEST = 5.0  # deviations
 _GATES = 2.0  # deviation of what actions multiply hidden units by, at first
 
 
@@ -39,7 +37,7 @@ class NetworkBonus(Configurable, ABC):
     def __init__(
         self,
         networks: nn.Module,
-        inputs: "Standardised",
+        inputs: Standardised,
         *,
         lr: float,
         updates: int,
@@ -108,49 +106,6 @@ class NetworkBonus(Configurable, ABC):
         self.rehearsal.load_state_dict(state["rehearsal"])
 
 
-class Standardised(nn.Module):
-    """Features of observations, by the mean and deviation of all that were noted.
-
-    A network is slow to tell one-hot vectors apart unless their entries have about unit variance.
-    Before any were noted, a batch is measured by itself.
-
-    Args:
-        space: of observations, a Box or a Dict. Pictures go through fixed random convolutions.
-    """
-
-    count: Tensor
-    mean: Tensor
-    variance: Tensor
-
-    def __init__(self, space: gymnasium.Space[Any]) -> None:
-        super().__init__()
-        self.features = features_of(space).requires_grad_(False)
-        self.width = self.features.width
-        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
-        self.register_buffer("mean", torch.zeros(self.width))
-        self.register_buffer("variance", torch.ones(self.width))
-
-    def forward(self, obs: Tensor) -> Tensor:
-        """(B, *observation) -> (B, width), none beyond five deviations."""
-        x = self.features(obs)
-        noted = self.count > 0
-        mean = torch.where(noted, self.mean, x.mean(0))
-        variance = torch.where(noted, self.variance, x.var(0, unbiased=False))
-        scaled: Tensor = (x - mean) / (variance + 1e-6).sqrt()
-        return scaled.clamp(-_FARTHEST, _FARTHEST)
-
-    @torch.no_grad()
-    def note(self, obs: Tensor) -> None:
-        """Chan's update of count, mean and variance."""
-        x = self.features(obs)
-        self.count += len(x)
-        share = (len(x) / self.count).to(x.dtype)
-        gap = x.mean(0) - self.mean
-        spread = x.var(0, unbiased=False) + (1 - share) * gap.square()
-        self.variance.lerp_(spread, share)
-        self.mean += share * gap
-
-
 class ForwardModels(nn.Module):
     """Networks that predict what follows a state and an action, several computed as one.
 
@@ -184,35 +139,6 @@ class ForwardModels(nn.Module):
         gates = torch.matmul(action, self.gates) + 1.0
         predicted: Tensor = torch.baddbmm(self.out_bias, F.silu(state) * gates, self.out)
         return predicted
-
-
-def features_of(space: gymnasium.Space[Any]) -> Features:
-    """The features of observations: of a Box, or of a Dict, which transitions hold flattened."""
-    box = flat_space(space)
-    return Features(box.shape, getattr(torch, str(box.dtype)))
-
-
-def action_width(space: gymnasium.Space[Any]) -> int:
-    """How many numbers `action_numbers` makes of an action."""
-    if isinstance(space, gymnasium.spaces.Discrete):
-        if space.start != 0:
-            raise ValueError(f"discrete actions must begin at 0, got {space}")
-        return int(space.n)
-    if isinstance(space, gymnasium.spaces.Box):
-        return int(torch.Size(space.shape).numel())
-    raise ValueError(f"actions must be Discrete or Box, got {space}")
-
-
-def action_numbers(action: Tensor, width: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Actions as vectors (B, width): integers (B,) one-hot, all others flat."""
-    if action.is_floating_point():
-        flat = action.reshape(len(action), -1)
-        if flat.shape[1] != width:
-            raise ValueError(f"actions must hold {width} numbers, got {flat.shape[1]}")
-        return flat.to(dtype)
-    if action.numel() != len(action):
-        raise ValueError(f"discrete actions must have shape (B,), got {tuple(action.shape)}")
-    return F.one_hot(action.reshape(-1).long(), width).to(dtype)
 
 
 def _uniform(members: int, inputs: int, outputs: int) -> Tensor:

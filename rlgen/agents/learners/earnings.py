@@ -51,6 +51,7 @@ class Earnings:
         streams: the reward models by name.
         discount: of the world's rewards.
         trace: lambda of generalised advantage estimation.
+        world_weight: of the world's rewards; 0 leaves them out, as imitation does.
         temperature: of the entropy beside the world's rewards.
         normalise: divide the world's rewards by the running standard deviation of their returns.
     """
@@ -61,6 +62,7 @@ class Earnings:
         *,
         discount: float,
         trace: float,
+        world_weight: float,
         temperature: float,
         normalise: bool,
     ) -> None:
@@ -71,7 +73,10 @@ class Earnings:
         if not 0.0 <= temperature < math.inf:
             raise ValueError(f"'temperature' must be at least 0 and finite, got {temperature}")
         self.streams = as_streams(streams)
+        if not 0.0 <= world_weight < math.inf:
+            raise ValueError(f"'world_weight' must be at least 0 and finite, got {world_weight}")
         self.discount, self.trace, self.temperature = discount, trace, temperature
+        self.world_weight = world_weight
         self.scales = {name: ReturnScale(self._discount(s)) for name, s in self.streams.items()}
         self.own_scale = ReturnScale(discount) if normalise else None
 
@@ -106,7 +111,7 @@ class Earnings:
 
     def _pay(self, rollout: Rollout) -> tuple[list[Tensor], dict[str, float]]:
         """The rewards of all streams, each (T, B)."""
-        own = rollout.reward
+        own = self.world_weight * rollout.reward
         if self.temperature > 0.0:
             own = own - self.temperature * rollout.log_prob
         if self.own_scale is not None:

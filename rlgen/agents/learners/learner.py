@@ -42,6 +42,7 @@ class Learner(Configurable, ABC):
         steps: of each copy in one iteration.
         discount: of the world's rewards.
         trace: lambda of generalised advantage estimation.
+        world_weight: of the world's own rewards; 0 leaves them out.
         temperature: of the entropy that counts as a reward beside the world's; see `Earnings`.
         seed: of everything random here; the world has its own.
         normalise: divide the world's rewards by the running standard deviation of their returns.
@@ -58,6 +59,7 @@ class Learner(Configurable, ABC):
         steps: int,
         discount: float,
         trace: float,
+        world_weight: float,
         temperature: float,
         seed: int,
         normalise: bool = False,
@@ -70,6 +72,7 @@ class Learner(Configurable, ABC):
             reward_models or {},
             discount=discount,
             trace=trace,
+            world_weight=world_weight,
             temperature=temperature,
             normalise=normalise,
         )

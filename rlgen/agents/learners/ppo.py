@@ -35,6 +35,7 @@ class PPO(Learner):
         value_weight: of the critic's loss.
         discount: of the world's rewards.
         trace: lambda of generalised advantage estimation.
+        world_weight: of the world's own rewards; 0 leaves them out.
         temperature: of the entropy in the world's returns, the future's included; 0 for none.
         normalise: divide the world's rewards by the running standard deviation of their returns,
             and advantages by no less than a tenth of that. A world that pays nothing yet then
@@ -67,6 +68,7 @@ class PPO(Learner):
         value_weight: float = 0.5,
         discount: float = 0.99,
         trace: float = 0.95,
+        world_weight: float = 1.0,
         temperature: float = 0.0,
         normalise: bool = True,
         max_norm: float = 0.5,
@@ -79,6 +81,7 @@ class PPO(Learner):
             steps=steps,
             discount=discount,
             trace=trace,
+            world_weight=world_weight,
             temperature=temperature,
             normalise=normalise,
             seed=seed,

@@ -31,6 +31,7 @@ class REINFORCE(Learner):
         normalise: divide advantages by their standard deviation; the gradient is then a scaled one.
         discount: of the world's rewards.
         trace: 1 for returns; less trusts the critic.
+        world_weight: of the world's own rewards; 0 leaves them out.
         temperature: of the entropy in the world's returns, the future's included; 0 for none.
         seed: of everything random here.
 
@@ -56,6 +57,7 @@ class REINFORCE(Learner):
         normalise: bool = True,
         discount: float = 0.99,
         trace: float = 1.0,
+        world_weight: float = 1.0,
         temperature: float = 0.0,
         seed: int = 0,
     ) -> None:
@@ -66,6 +68,7 @@ class REINFORCE(Learner):
             steps=steps,
             discount=discount,
             trace=trace,
+            world_weight=world_weight,
             temperature=temperature,
             seed=seed,
         )

@@ -38,6 +38,7 @@ class TRPO(Learner):
         lr: of the critic's Adam.
         discount: of the world's rewards.
         trace: lambda of generalised advantage estimation.
+        world_weight: of the world's own rewards; 0 leaves them out.
         temperature: of the entropy in the world's returns, the future's included; 0 for none.
         seed: of everything random here.
 
@@ -64,6 +65,7 @@ class TRPO(Learner):
         lr: float = 3e-3,
         discount: float = 0.99,
         trace: float = 0.97,
+        world_weight: float = 1.0,
         temperature: float = 0.0,
         seed: int = 0,
     ) -> None:
@@ -76,6 +78,7 @@ class TRPO(Learner):
             steps=steps,
             discount=discount,
             trace=trace,
+            world_weight=world_weight,
             temperature=temperature,
             seed=seed,
         )
