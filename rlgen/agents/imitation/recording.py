@@ -155,10 +155,10 @@ class _Tape:
 
 def _stepper(world: World, policy: Actor, deterministic: bool) -> _Step:
     """One way to ask them all."""
-    if isinstance(policy, Policy):
-        policy = ActorCritic(policy)
     if isinstance(policy, ActorCritic):
-        return _of_model(policy, deterministic)
+        policy = policy.policy
+    if isinstance(policy, Policy):
+        return _of_density(policy, deterministic)
     if isinstance(policy, Acts):
         acts = policy
         return lambda obs, state, first: acts.act(obs, state, first, deterministic=deterministic)
@@ -178,11 +178,12 @@ def _stepper(world: World, policy: Actor, deterministic: bool) -> _Step:
     return lambda obs, state, first: (function(obs), None)
 
 
-def _of_model(model: ActorCritic, deterministic: bool) -> _Step:
+def _of_density(policy: Policy, deterministic: bool) -> _Step:
     def step(obs: Any, state: Any, first: Tensor) -> tuple[Tensor, Tensor]:
         obs = flat(obs)
-        state = model.initial_state(len(obs)) if state is None else state * ~first[:, None]
-        pi, _, state = model.act(obs, state)
+        state = policy.initial_state(len(obs)) if state is None else state * ~first[:, None]
+        outputs, state = policy.net(obs, state)
+        pi = policy.head(outputs, tuple(policy.event_shape))
         return (pi.mode if deterministic else pi.sample()), state
 
     return step
