@@ -79,6 +79,39 @@ def soft_values(mdp: MDP, *, horizon: int, temperature: float = 1.0, discount: f
     return Plan(*(torch.stack(parts) for parts in zip(*reversed(plans), strict=True)))
 
 
+def soft_value_iteration(
+    mdp: MDP, *, discount: float, temperature: float = 1.0, tolerance: float = 1e-10
+) -> Plan:
+    """The best stationary policy where entropy counts too, for ever.
+
+    V(s) = temperature log sum over a of exp(Q(s, a) / temperature),
+    Q(s, a) = R(s, a) + discount sum over s' of P(s'|s, a) V(s'), and pi(a|s) is proportional to
+    exp(Q(s, a) / temperature). As in `soft_values`, a terminal state is worth 0.
+
+    Each round solves for the value of the present policy, which is a step of Newton's: a handful of
+    rounds does for any discount.
+
+    Args:
+        mdp: the process.
+        discount: at least 0 and below 1.
+        temperature: the weight of the entropy.
+        tolerance: of the value, beside the largest one.
+    """
+    _check_discount(discount)
+    if temperature <= 0:
+        raise ValueError(f"'temperature' must be positive, got {temperature}")
+    value = torch.zeros_like(mdp.start)
+    while True:
+        q = _backup(mdp, value, discount)
+        better = temperature * (q / temperature).logsumexp(1).masked_fill(mdp.terminal, 0.0)
+        policy = (q / temperature).softmax(1)
+        if float((better - value).abs().max()) <= tolerance * max(1.0, float(value.abs().max())):
+            return Plan(policy, q, better)
+        entropy = torch.special.entr(policy).sum(1, keepdim=True)
+        paid = mdp._replace(reward=mdp.reward + temperature * entropy)
+        value = evaluate_policy(paid, policy, discount=discount)
+
+
 def evaluate_policy(mdp: MDP, policy: Tensor, *, discount: float) -> Tensor:
     """V of a stationary policy (S, A), by solving the linear system, with shape (S,)."""
     _check_discount(discount)
