@@ -1,5 +1,14 @@
 """Recording against hand-written loops: nothing is lost at the end of an episode, or favoured."""
 
+import importlib
+import os
+import pty
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -9,6 +18,7 @@ import torch
 from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
+from rlgen import checkpoint
 from rlgen.agents import PPO, ActorCritic, Policy
 from rlgen.agents.imitation.demonstrations import Demonstrations, Trajectory
 from rlgen.agents.imitation.recording import record
@@ -17,6 +27,9 @@ from rlgen.envs import FourRooms, OpenWorld, adapters
 from rlgen.envs.world import World
 from rlgen.seeding import drawing_from, mix
 from tests.short_worlds import SHORT
+
+ROOT = Path(__file__).resolve().parent.parent
+Call = Callable[..., tuple[int, str, str]]
 
 
 def gym_world(id: str, copies: int) -> World:
@@ -253,3 +266,241 @@ def test_what_cannot_act_is_refused() -> None:
         record(FourRooms(1), policy, 1)
     with pytest.raises(ValueError, match="'episodes' must be positive, got 0"):
         record(FourRooms(1), random_actions(4), 0)
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    """The exit code and the output of the script in this process."""
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    monkeypatch.setenv("COLUMNS", "160")
+    main = importlib.import_module("record_demonstrations").main
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        code = 0
+        try:
+            main(list(arguments))
+        except SystemExit as done:
+            code = int(done.code or 0)
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def test_help_shows_every_option(call: Call) -> None:
+    code, out, err = call("--help")
+    assert (code, err) == (0, "")
+    for option in ("world", "by", "episodes", "copies", "observation", "start", "goal", "slip"):
+        assert f"--{option}" in out
+    for option in ("max-steps", "deterministic", "seed", "add", "out", "minari"):
+        assert f"--{option}" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("--world", "Nowhere-v0"), "'Nowhere-v0'"),
+        (("--world", "CartPole-v1"), "--by shortest"),
+        (("--world", "CartPole-v1", "--by", "keyboard"), "--by keyboard"),
+        (("--world", "MiniGrid-Empty-5x5-v0", "--goal", "3", "3", "--by", "keyboard"), "keyboard"),
+        (("--world", "CartPole-v1", "--observation", "xy"), "--observation"),
+        (("--by", "luck"), "'luck'"),
+        (("--by", "first"), "OpenWorld"),
+        (("--by", "routes"), "(1, 1) and (11, 11)"),
+        (("--by", "keyboard"), "terminal"),
+        (("--observation", "smell"), "smell"),
+        (("--start", "0", "0"), "'start'"),
+        (("--goal", "3"), "--goal"),
+        (("--slip", "2"), "--slip"),
+        (("--episodes", "0"), "--episodes"),
+        (("--copies", "many"), "many"),
+        (("--seed", "-1"), "--seed"),
+        (("--max-steps", "-1"), "--max-steps"),
+        (("--epsiodes", "3"), "--epsiodes"),
+        (("--out", "there/walks.txt"), ".npz"),
+    ],
+)
+def test_a_mistake_is_one_line_and_starts_nothing(
+    call: Call,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    named: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, err = call(*arguments)
+    assert (code, out) == (2, "")
+    assert named in err and err.count("\n") == 1
+    assert not list(tmp_path.rglob("*"))
+
+
+def test_files_that_cannot_be_are_one_line(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "a.npz").write_text("something else")
+    (tmp_path / "folder").mkdir()
+    for arguments, named in (
+        (("--out", str(tmp_path / "a.npz")), "--add"),
+        (("--out", str(tmp_path / "a.npz"), "--add"), "no whole .npz file"),
+        (("--out", str(tmp_path / "a.npz" / "b.npz")), "cannot be written"),
+        (("--out", str(tmp_path / "b.npz"), "--minari", str(tmp_path / "folder")), "--minari"),
+    ):
+        code, out, err = call(*arguments)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert named in err
+    assert (tmp_path / "a.npz").read_text() == "something else"
+    assert not (tmp_path / "b.npz").exists()
+
+
+def test_a_planned_expert_is_recorded_and_added_to(call: Call, tmp_path: Path) -> None:
+    where = ("--out", str(tmp_path / "a.npz"), "--world", "OpenWorld", "--start", "0", "0")
+    code, out, err = call(*where, "--episodes", "5", "--copies", "2", "--by", "first")
+    assert (code, err) == (0, "")
+    first = Demonstrations.load(tmp_path / "a.npz")
+    assert [len(one) for one in first] == [18] * 5
+    code, out, err = call(*where, "--episodes", "3", "--slip", "0.5", "--add")
+    assert (code, err) == (0, "") and "before" in out
+    both = Demonstrations.load(tmp_path / "a.npz")
+    assert len(both) == 8 and all(map(same, first, both[:5]))
+    code, _, err = call(*where, "--episodes", "3", "--observation", "xy", "--add")
+    assert (code, err.count("\n")) == (2, 1) and "trajectory 0, step 0: 'obs'" in err
+    assert len(Demonstrations.load(tmp_path / "a.npz")) == 8
+
+
+def test_what_is_added_is_new_though_the_seed_is_the_same(call: Call, tmp_path: Path) -> None:
+    where = ("--out", str(tmp_path / "a.npz"), "--slip", "0.3", "--copies", "1", "--episodes", "2")
+    assert call(*where)[0] == call(*where, "--add")[0] == 0
+    made = Demonstrations.load(tmp_path / "a.npz")
+    keys = {tuple(one.obs.argmax(1).tolist()) for one in made}
+    assert len(made) == len(keys) == 4
+
+
+def test_the_same_in_minaris_format(call: Call, tmp_path: Path) -> None:
+    pytest.importorskip("h5py")
+    code, _, err = call("--out", str(tmp_path / "a.npz"), "--minari", str(tmp_path / "walk-v0"))
+    assert (code, err) == (0, "")
+    files = (Demonstrations.load(tmp_path / name) for name in ("a.npz", "walk-v0"))
+    assert all(map(same, *files))
+
+
+def test_a_saved_learner_and_its_policy_are_recorded(call: Call, tmp_path: Path) -> None:
+    agent = PPO(FourRooms(4, seed=0), steps=4).learn(16, progress=False)
+    agent.save(tmp_path / "agent")
+    checkpoint.save(agent.model.policy, tmp_path / "policy")
+    wanted = record(FourRooms(3, max_steps=20), agent, 4, deterministic=True, seed=6)
+    common = ("--copies", "3", "--max-steps", "20", "--seed", "6", "--episodes", "4")
+    for name in ("agent", "policy"):
+        file = tmp_path / f"{name}.npz"
+        by = ("--by", str(tmp_path / name), "--out", str(file))
+        code, _, err = call(*common, *by, "--deterministic")
+        assert (code, err) == (0, "")
+        assert all(map(same, wanted, Demonstrations.load(file)))
+    for world in ("OpenWorld", "CartPole-v1"):
+        code, out, err = call("--world", world, "--by", str(tmp_path / "agent"))
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert "did not learn in a world like" in err
+    checkpoint.save(torch_gaussian(), tmp_path / "other")
+    code, out, err = call("--by", str(tmp_path / "other"))
+    assert (code, out, err.count("\n")) == (2, "", 1) and "does not act" in err
+
+
+def torch_gaussian() -> Any:
+    from rlgen.generative import Gaussian
+
+    return Gaussian(2)
+
+
+class Terminal:
+    """The script in a terminal of its own, whose keys are typed when it waits for them."""
+
+    def __init__(self, *arguments: str) -> None:
+        self.shown = ""
+        self.process, self.file = pty.fork()
+        if self.process == 0:
+            os.chdir(ROOT)
+            script = str(ROOT / "scripts" / "record_demonstrations.py")
+            os.execv(sys.executable, [sys.executable, script, *arguments])
+
+    def until(self, text: str, seconds: float = 60.0) -> None:
+        """Read on until `text` is seen in what was not seen before."""
+        new, end = "", time.monotonic() + seconds
+        while text not in new:
+            assert time.monotonic() < end, f"{text!r} was not seen in {self.shown[-2000:]}"
+            if select.select([self.file], [], [], 0.2)[0]:
+                try:
+                    part = os.read(self.file, 65536).decode(errors="replace")
+                except OSError:  # it has ended
+                    part = ""
+                assert part, f"{text!r} was not seen in {self.shown[-2000:]}"
+                new += part
+                self.shown += part
+
+    def type(self, keys: bytes) -> None:
+        os.write(self.file, keys)
+
+    def ended(self) -> int:
+        """The exit code, once all that was written is read."""
+        while True:
+            try:
+                if not os.read(self.file, 65536):
+                    break
+            except OSError:
+                break
+        code = os.waitstatus_to_exitcode(os.waitpid(self.process, 0)[1])
+        os.close(self.file)
+        return code
+
+
+WALK = ("--by", "keyboard", "--world", "OpenWorld", "--start", "0", "0", "--goal", "0", "2")
+
+
+@pytest.mark.filterwarnings("ignore:This process.*multi-threaded:DeprecationWarning")
+def test_by_hand_every_episode_is_saved_when_it_ends(tmp_path: Path) -> None:
+    file = tmp_path / "hand.npz"
+    terminal = Terminal(*WALK, "--episodes", "3", "--out", str(file))
+    terminal.until("Episode 1 of 3, step 0.")
+    terminal.type(b"\x1b[Cx")  # right, and a key that means nothing
+    terminal.until("step 1.")
+    terminal.type(b"\x1bOC")  # right, as other terminals send it
+    terminal.until("Episode 2 of 3, step 0.  The last one: return 1 in 2 steps.")
+    assert [one.action.tolist() for one in Demonstrations.load(file)] == [[3, 3]]
+    terminal.type(b"\x1b[B\x1b[C\x1b[A\x1b[D\x1b[C\x1b[C")
+    terminal.until("Episode 3 of 3, step 0.")
+    terminal.type(b"\x1b[Cq")  # the third is not finished
+    terminal.until("recorded")
+    assert terminal.ended() == 0
+    found = Demonstrations.load(file)
+    assert [one.action.tolist() for one in found] == [[3, 3], [1, 3, 0, 2, 3, 3]]
+    assert [one.obs.argmax(1).tolist() for one in found] == [
+        [0, 1, 2],
+        [0, 10, 11, 1, 0, 1, 2],
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:This process.*multi-threaded:DeprecationWarning")
+@pytest.mark.parametrize("end", ["killed", "interrupted"])
+def test_what_was_finished_by_hand_outlives_any_end(tmp_path: Path, end: str) -> None:
+    file = tmp_path / "hand.npz"
+    terminal = Terminal(*WALK, "--out", str(file))
+    terminal.until("Episode 1 of 10, step 0.")
+    terminal.type(b"\x1b[C\x1b[C\x1b[C")
+    terminal.until("Episode 2 of 10, step 1.")
+    if end == "killed":
+        os.kill(terminal.process, signal.SIGKILL)
+    else:
+        terminal.type(b"\x03")
+    assert terminal.ended() == (-signal.SIGKILL if end == "killed" else 0)
+    assert [one.action.tolist() for one in Demonstrations.load(file)] == [[3, 3]]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:This process.*multi-threaded:DeprecationWarning")
+def test_minigrid_by_hand(tmp_path: Path) -> None:
+    file = tmp_path / "hand.npz"
+    world = ("--world", "MiniGrid-Empty-5x5-v0", "--by", "keyboard")
+    terminal = Terminal(*world, "--episodes", "1", "--out", str(file))
+    terminal.until("Left and right turn")
+    terminal.type(b"\x1b[A\x1b[A\x1b[C\x1b[A\x1b[A")  # on, on, right, on, on
+    terminal.until("recorded")
+    assert terminal.ended() == 0
+    one = Demonstrations.load(file).trajectories[0]
+    assert one.action.tolist() == [2, 2, 1, 2, 2]
+    assert one.terminated and float(one.reward.sum()) > 0.0  # type: ignore[union-attr]
