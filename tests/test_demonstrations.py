@@ -493,6 +493,7 @@ def test_pictures_of_minari_may_be_compressed(tmp_path: Path) -> None:
     [
         ({"observations": None}, "trajectory 1, there is no 'observations', only actions"),
         ({"actions": None}, "trajectory 1, there is no 'actions'"),
+        ({"rewards": None}, "trajectory 1, there is no 'rewards'"),
         ({"terminations": None}, "trajectory 1, there is no 'terminations'"),
         ({"observations": np.zeros((3, 3))}, "trajectory 1, 'obs' must hold 4 observations"),
         ({"observations": with_nan((4, 3), 2, 0)}, "trajectory 1, step 2: 'obs' must be finite"),
@@ -575,6 +576,18 @@ def test_a_minari_folder_has_minaris_layout(tmp_path: Path) -> None:
         }
         assert episode["truncations"][()].tolist() == [False, False, True]
         assert not episode["terminations"][()].any()
+
+
+def test_a_flipped_bit_in_a_minari_folder_is_seen(tmp_path: Path) -> None:
+    pytest.importorskip("h5py")
+    before = made(40, obs=lambda n: torch.rand(n, 3))
+    before.save_minari(tmp_path / "walk-v0", SEEN, spaces.Discrete(4))
+    file = tmp_path / "walk-v0" / "data" / "main_data.hdf5"
+    data = bytearray(file.read_bytes())
+    data[data.index(before.trajectories[0].obs[20].numpy().tobytes())] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(ValueError, match="trajectory 0"):
+        Demonstrations.load(tmp_path / "walk-v0")
 
 
 def test_minari_reads_what_is_written(tmp_path: Path) -> None:

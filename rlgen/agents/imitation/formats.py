@@ -25,7 +25,10 @@ Array = np.ndarray[Any, Any]
 _MINARI = "0.5.4"  # the version whose layout `write_minari` writes
 _MINARI_FILES = ("metadata.json", "main_data.hdf5")
 _MINARI_ID = r"([-\w][-\w/]*[-\w]+/)?[-\w]+?-v\d+"
-_BROKEN = (OSError, EOFError, ValueError, KeyError, zlib.error, zipfile.BadZipFile)
+_BROKEN = (
+    *(OSError, EOFError, ValueError, KeyError, RuntimeError, MemoryError),
+    *(zlib.error, zipfile.BadZipFile),
+)
 
 
 @contextmanager
@@ -101,7 +104,7 @@ def _read_npz(path: Path) -> list[Stored]:
     if not zipfile.is_zipfile(path):
         raise ValueError("this is no whole .npz file: it is truncated, or something else")
     arrays: dict[str, Array] = {}
-    with np.load(path, allow_pickle=False) as file:
+    with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
         for key in file.files:
             if key != "infos":  # of imitation, pickled, and not needed
                 arrays[key] = _array_of(file, key)
@@ -212,14 +215,14 @@ def _read_minari(path: Path) -> list[Stored]:
 
 
 def _episode(group: Any, seen: dict[str, Any]) -> Stored:
-    for key in ("observations", "actions", "terminations", "truncations"):
+    for key in ("observations", "actions", "rewards", "terminations", "truncations"):
         if key not in group:
             raise ValueError(f"there is no {key!r}, only {', '.join(sorted(group))}")
     action = _leaves(group["actions"], {})
     if isinstance(action, dict):
         raise ValueError(f"'actions' must be one array, got parts {', '.join(sorted(action))}")
-    reward = group["rewards"][()] if "rewards" in group else None
-    if reward is not None and len(reward) and np.isnan(reward).all():
+    reward = group["rewards"][()]
+    if len(reward) and np.isnan(reward).all():
         reward = None
     ends = {key: np.asarray(group[key][()], bool) for key in ("terminations", "truncations")}
     for key, flags in ends.items():
@@ -307,8 +310,9 @@ def _write_episode(group: Any, number: int, one: Stored) -> None:
         "terminations": ends[0],
         "truncations": ends[1],
     }
-    for key, array in arrays.items():  # able to grow, as Minari expects
-        group.create_dataset(key, data=array, chunks=True, maxshape=(None, *array.shape[1:]))
+    for key, array in arrays.items():  # able to grow, as Minari expects; and with a checksum
+        grown = (None, *array.shape[1:])
+        group.create_dataset(key, data=array, chunks=True, maxshape=grown, fletcher32=True)
     group.create_group("infos")
 
 
@@ -334,6 +338,7 @@ def _read_datasets(folder: Path) -> list[Stored]:
     for file in _json(folder / "state.json")["_data_files"]:
         with arrow.OSFile(str(folder / Path(file["filename"]).name)) as source:
             table = arrow.ipc.open_stream(source).read_all()
+            table.validate(full=True)  # a wrong length would end the process, not the call
         for key in ("obs", "acts", "terminal"):
             if key not in table.column_names:
                 raise ValueError(f"there is no {key!r}, only {', '.join(table.column_names)}")
@@ -347,7 +352,7 @@ def _row(table: Any, row: int) -> Stored:
     def array(key: str) -> Array:
         column = table.column(key)
         kind = column.type
-        while "value_type" in dir(kind):
+        while getattr(kind, "value_type", None) is not None:
             kind = kind.value_type
         return np.array(column[row].as_py(), dtype=kind.to_pandas_dtype())
 
