@@ -233,7 +233,7 @@ def gail_of(**options: Any) -> GAIL:
 
 
 def info_of(gail: GAIL, codes: int = 2, **options: Any) -> InfoGAIL:
-    return InfoGAIL(gail, codes=codes, **options)
+    return InfoGAIL(gail, codes=codes, **{"weight": 1.0, **options})
 
 
 def with_codes(place: Tensor, action: Tensor, code: Tensor, codes: int) -> Transitions:
@@ -380,7 +380,7 @@ def test_pay_is_pure_and_a_restart_goes_on(options: dict[str, Any]) -> None:
 def test_pictures_with_planes() -> None:
     kind = next(kind for kind in KINDS if kind.name == "pictures")
     gail = GAIL(kind.shown(), *kind.spaces, updates=1, batch_size=64)
-    info = InfoGAIL(gail, codes=2, lr=3e-3, updates=8, batch_size=64)
+    info = InfoGAIL(gail, codes=2, weight=1.0, lr=3e-3, updates=8, batch_size=64)
     t = kind.done(128)
     code = (torch.arange(128) % 2)[:, None, None]
     planes = torch.stack([255 * (code == k).expand(128, 13, 13) for k in range(2)], 1)

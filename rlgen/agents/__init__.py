@@ -1,6 +1,6 @@
 """Agents: generative models that meet worlds."""
 
-from rlgen.agents import exploration, planning
+from rlgen.agents import exploration, imitation, planning
 from rlgen.agents.learners.ppo import PPO
 from rlgen.agents.learners.reinforce import REINFORCE
 from rlgen.agents.learners.trpo import TRPO

@@ -19,6 +19,15 @@ def action_width(space: gymnasium.Space[Any]) -> int:
     raise ValueError(f"actions must be Discrete or Box, got {space}")
 
 
+def within_bounds(action: Tensor, space: gymnasium.Space[Any]) -> Tensor:
+    """Within the bounds of a Box; a Gaussian policy may step outside."""
+    if not isinstance(space, gymnasium.spaces.Box):
+        return action
+    return action.clamp(
+        torch.as_tensor(space.low).to(action), torch.as_tensor(space.high).to(action)
+    )
+
+
 def action_numbers(action: Tensor, width: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """Actions as vectors (B, width): integers (B,) one-hot, all others flat."""
     if action.is_floating_point():

@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rlgen.agents.actions import within_bounds
 from rlgen.agents.policy import ActorCritic
-from rlgen.agents.rollout import Rollout, as_world_action
+from rlgen.agents.rollout import Rollout
 from rlgen.envs.world import World
 from rlgen.seeding import drawing_from, mix
 
@@ -72,7 +73,7 @@ def _play(
     while bool((left > 0).any()):
         pi, _, state = model.act(obs, state)
         action = pi.mode if deterministic else pi.sample()
-        step = world.step(as_world_action(world, action))
+        step = world.step(within_bounds(action, world.action_space))
         present = present + torch.stack([step.reward.double(), torch.ones_like(present[1])])
         done = step.done
         played.append(present[:, done & (left > 0)])

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rlgen.agents.actions import within_bounds
 from rlgen.agents.policy import ActorCritic
 from rlgen.agents.transitions import Transitions
 from rlgen.checkpoint import Stateful
@@ -127,7 +128,7 @@ class Collector:
         obs, first = self.obs, self.first
         pi, values, state = model.act(obs, self.state)
         action = pi.sample()
-        step = self.world.step(as_world_action(self.world, action))
+        step = self.world.step(within_bounds(action, self.world.action_space))
         next_obs, end_values = _ends(model, step, state, values)
         self.obs, self.first = step.obs, step.done
         self.state = state * ~step.done[:, None]
@@ -174,15 +175,6 @@ def gae(
         following = delta[t] + keep[t] * following
         advantages[t] = following
     return advantages
-
-
-def as_world_action(world: World, action: Tensor) -> Tensor:
-    """Within the bounds of a Box; a Gaussian policy may step outside."""
-    space = world.action_space
-    low, high = getattr(space, "low", None), getattr(space, "high", None)
-    if low is None or high is None:
-        return action
-    return action.clamp(torch.as_tensor(low).to(action), torch.as_tensor(high).to(action))
 
 
 def _ends(model: ActorCritic, step: Step, state: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,9 @@
 """Learning from demonstrations."""
 
+from rlgen.agents.imitation import measures
 from rlgen.agents.imitation.adversarial import GAIL
 from rlgen.agents.imitation.airl import AIRL
+from rlgen.agents.imitation.apprenticeship import Apprenticeship
 from rlgen.agents.imitation.cloning import BC
 from rlgen.agents.imitation.coded import Coded
 from rlgen.agents.imitation.demonstrations import Demonstrations, Trajectory
@@ -12,3 +14,5 @@ from rlgen.agents.imitation.experts import (
     shortest_paths_expert,
 )
 from rlgen.agents.imitation.infogail import InfoGAIL
+from rlgen.agents.imitation.inverse import MaxEntIRL
+from rlgen.agents.imitation.recording import record

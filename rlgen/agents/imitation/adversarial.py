@@ -1,6 +1,7 @@
-"""Imitation as a game: a critic tells the expert's steps from the agent's, and so pays the agent."""
+"""Imitation as a game: a critic tells the expert's steps from the agent's, and pays by that."""
 
 import copy
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Literal, get_args
@@ -75,8 +76,8 @@ class Adversary(Configurable, ABC):
             self.networks = networks(self.pairs).eval()
         self.expert = self.pairs.rows(demonstrations.transitions(), absorbing=absorbing)
         self.pairs.note(self.expert)
-        self.learnt = [p for p in self.networks.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.Adam(self.learnt, lr=lr)
+        self.parameters = [p for p in self.networks.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.Adam(self.parameters, lr=lr)
         self.drawn = 0
 
     @abstractmethod
@@ -98,7 +99,7 @@ class Adversary(Configurable, ABC):
     def reward(self, t: Transitions) -> Tensor:
         here = self._placed(t)
         paid = self.pay(self.judge(self.pairs.steps(here)))
-        if self.absorbing:
+        if self.absorbing and bool(here.terminated.any()):
             ever = self.pay(self.judge(self.pairs.after(here)))
             rest = torch.zeros_like(paid).masked_scatter(here.terminated, ever)
             paid = paid + self.discount / (1.0 - self.discount) * rest
@@ -124,7 +125,7 @@ class Adversary(Configurable, ABC):
         if not figures:
             return {}
         mean, real, fake = torch.stack(figures).mean(0).tolist()
-        if not mean == mean:
+        if not math.isfinite(mean):
             raise NonFiniteLoss(f"the critic's loss is {mean}; a lower lr may help")
         right = accuracy(logits[0].detach(), logits[1].detach())
         return {"loss": mean, "logit_gap": real - fake, "accuracy": right}
@@ -153,7 +154,7 @@ class Adversary(Configurable, ABC):
         return self
 
     def _placed(self, t: Transitions) -> Transitions:
-        device = self.learnt[0].device
+        device = self.parameters[0].device
         if t.obs.device == device:
             return t
         parts = (t.obs, t.action, t.reward, t.next_obs, t.terminated, t.truncated)
@@ -249,7 +250,7 @@ class GAIL(Adversary):
 
     @property
     def critic(self) -> Critic:
-        """Tells the expert's (state, action) from the agent's; see `Pairs` for its x and context."""
+        """Tells the expert's steps from the agent's; see `Pairs` for its x and its context."""
         return self.networks
 
     def logits(self, obs: Tensor, action: Tensor) -> Tensor:
@@ -280,7 +281,7 @@ class GAIL(Adversary):
     @torch.no_grad()
     def after_step(self) -> None:
         if self.clip is not None:
-            for parameter in self.learnt:
+            for parameter in self.parameters:
                 parameter.clamp_(-self.clip, self.clip)
 
     def _joint(self, rows: Rows) -> Tensor:
@@ -290,7 +291,7 @@ class GAIL(Adversary):
 
     def _of_joint(self, joint: Tensor, context: Tensor | None) -> Tensor:
         del context
-        x, action = joint.split([joint.shape[1] - self.pairs.actions - 1, self.pairs.actions + 1], 1)
+        x, action = joint.tensor_split([self.pairs.event_shape.numel()], dim=1)
         logits: Tensor = self.critic(x.reshape(-1, *self.pairs.event_shape), action)
         return logits
 

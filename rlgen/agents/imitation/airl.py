@@ -108,8 +108,9 @@ class AIRL(Adversary):
     def advantage(self, rows: Rows) -> Tensor:
         """f(s, s'), with shape (B,)."""
         here, there = self.pairs.state(rows.obs), self.pairs.state(rows.next_obs)
-        f: Tensor = self.networks.g(there) + self.discount * self.networks.h(there)
-        return f - self.networks.h(here)
+        f = self.networks.g(there) + self.discount * self.networks.h(there)
+        shaped: Tensor = f - self.networks.h(here)
+        return shaped
 
     def learnt(self) -> "LearntReward":
         """g as it is now, as a reward model that learns no more, for training others."""
@@ -149,7 +150,10 @@ class LearntReward:
         return {}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"networks": dict(self.networks.state_dict()), "pairs": dict(self.pairs.state_dict())}
+        return {
+            "networks": dict(self.networks.state_dict()),
+            "pairs": dict(self.pairs.state_dict()),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.networks.load_state_dict(state["networks"])

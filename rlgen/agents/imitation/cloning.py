@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from rlgen import checkpoint
+from rlgen.agents.actions import within_bounds
 from rlgen.agents.evaluation import evaluate
 from rlgen.agents.flat_world import flattened
 from rlgen.agents.imitation.demonstrations import Demonstrations
@@ -67,11 +68,11 @@ class BC:
         if policy is None:
             with drawing_from(mix(seed, 0)):
                 policy = Policy.of(flat_space(observation_space), action_space)
-        if policy.net.memory:
-            raise ValueError("'policy' must have no memory: steps are learnt one by one")
+        _check_policy(policy, observation_space, action_space)
         if batch_size < 1:
             raise ValueError(f"'batch_size' must be positive, got {batch_size}")
         self.demonstrations, self.policy, self.batch_size = demonstrations, policy, batch_size
+        self.action_space = action_space
         self.trainer = Trainer(policy, lr=lr, seed=seed)
 
     def learn(self, steps: int = 1000, *, progress: bool | None = None) -> Self:
@@ -100,7 +101,8 @@ class BC:
         """Actions, as those of a learner; there is no memory."""
         del episode_start
         pi = self.policy.distribution(flat(obs))
-        return pi.mode if deterministic else pi.sample(), state
+        action = pi.mode if deterministic else pi.sample()
+        return within_bounds(action, self.action_space), state
 
     def predict(self, obs: Tensor | Mapping[str, Any], *, deterministic: bool = True) -> Tensor:
         """Actions for observations."""
@@ -115,7 +117,8 @@ class BC:
         seed: int = 2**20,
     ) -> dict[str, float]:
         """Means over whole episodes; see `rlgen.agents.evaluation.evaluate`."""
-        model = ActorCritic(self.policy)
+        with drawing_from(0):  # its critic is not asked
+            model = ActorCritic(self.policy)
         return evaluate(model, flattened(world), episodes, deterministic=deterministic, seed=seed)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
@@ -135,8 +138,27 @@ class BC:
         """What `save` wrote, to go on with these demonstrations."""
         trainer = checkpoint.load(folder)
         if not isinstance(trainer, Trainer) or not isinstance(trainer.model, Policy):
-            raise ValueError(f"{str(folder)!r} holds a {type(trainer).__name__}, not a cloned policy")
+            raise ValueError(
+                f"{str(folder)!r} holds a {type(trainer).__name__}, not a cloned policy"
+            )
         spaces = observation_space, action_space
         made = cls(demonstrations, *spaces, policy=trainer.model, batch_size=batch_size)
         made.trainer = trainer
         return made
+
+
+def _check_policy(
+    policy: Policy, observation_space: gymnasium.Space[Any], action_space: gymnasium.Space[Any]
+) -> None:
+    if policy.net.memory:
+        raise ValueError("'policy' must have no memory: steps are learnt one by one")
+    with drawing_from(0):
+        fitting = Policy.of(flat_space(observation_space), action_space)
+    wanted, given = [
+        (tuple(p.context_shape or ()), p.obs_dtype, tuple(p.event_shape)) for p in (fitting, policy)
+    ]
+    if given != wanted:
+        raise ValueError(
+            f"'policy' must take observations {wanted[0]} of {wanted[1]} and give actions "
+            f"{wanted[2]}, got {given[0]} of {given[1]} and {given[2]}"
+        )

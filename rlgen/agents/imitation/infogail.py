@@ -59,7 +59,7 @@ class InfoGAIL(Configurable):
         gail: GAIL,
         *,
         codes: int = 2,
-        weight: float = 1.0,
+        weight: float = 0.1,
         hidden: tuple[int, ...] = (64, 64),
         lr: float = 1e-3,
         updates: int = 16,
@@ -138,11 +138,21 @@ class InfoGAIL(Configurable):
 
     def _apart(self, t: Transitions) -> tuple[Transitions, Tensor]:
         """The steps as the world without codes has them, and the codes."""
+        self._check(t.obs)
         device = next(self.posterior.parameters()).device
         obs, code = without_code(t.obs, self.codes)
         next_obs, _ = without_code(t.next_obs, self.codes)
         parts = (obs, t.action, t.reward, next_obs, t.terminated, t.truncated)
         return Transitions(*(part.to(device) for part in parts)), code.to(device)
+
+    def _check(self, obs: Tensor) -> None:
+        first, *rest = self.gail.pairs.event_shape
+        wanted = (first + self.codes, *rest)
+        if tuple(obs.shape[1:]) != wanted:
+            raise ValueError(
+                f"observations must be those of a world Coded with {self.codes} codes, of shape "
+                f"{wanted}, got {tuple(obs.shape[1:])}"
+            )
 
     def _log_posterior(self, rows: Rows, code: Tensor) -> Tensor:
         """log q(c|s, a) of the codes (B,), with shape (B,)."""

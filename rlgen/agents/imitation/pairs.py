@@ -6,7 +6,7 @@ import gymnasium
 import torch
 from torch import Tensor, nn
 
-from rlgen.agents.actions import action_numbers, action_width
+from rlgen.agents.actions import action_numbers, action_width, within_bounds
 from rlgen.agents.standardised import Standardised, features_of
 from rlgen.agents.transitions import Transitions, flat_space
 
@@ -49,9 +49,6 @@ class Pairs(nn.Module):
         action_space: Discrete or a Box.
     """
 
-    low: Tensor
-    high: Tensor
-
     def __init__(
         self, observation_space: gymnasium.Space[Any], action_space: gymnasium.Space[Any]
     ) -> None:
@@ -64,15 +61,11 @@ class Pairs(nn.Module):
         self.event_shape = torch.Size(shape)
         self.actions = action_width(action_space)
         self.context_shape = torch.Size([self.actions + 1])
-        bounds = (0.0, 1.0)  # of one-hot numbers
-        if isinstance(action_space, gymnasium.spaces.Box):
-            bounds = action_space.low.reshape(-1), action_space.high.reshape(-1)
-        for name, bound in zip(("low", "high"), bounds, strict=True):
-            self.register_buffer(name, torch.as_tensor(bound, dtype=torch.float32))
+        self.action_space = action_space
 
     def steps(self, t: Transitions) -> Rows:
         """All steps, with actions as numbers."""
-        numbers = action_numbers(t.action, self.actions).clamp(self.low, self.high)
+        numbers = action_numbers(within_bounds(t.action, self.action_space), self.actions)
         return Rows(t.obs, numbers, t.next_obs, torch.zeros_like(t.terminated))
 
     def after(self, t: Transitions) -> Rows:

@@ -6,10 +6,10 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from rlgen.agents.actions import within_bounds
 from rlgen.agents.imitation.demonstrations import Demonstrations, Trajectory
 from rlgen.agents.policy import ActorCritic, Policy
 from rlgen.agents.progress import live_line
-from rlgen.agents.rollout import as_world_action
 from rlgen.agents.transitions import flat
 from rlgen.envs.adapters import as_arrays
 from rlgen.envs.world import World
@@ -87,7 +87,7 @@ def record(
         while not tape.full:
             action, state = step(obs, state, first)
             action = torch.as_tensor(action, device=world.device)
-            action = as_world_action(world, action)
+            action = within_bounds(action, world.action_space)
             after = world.step(action)
             tape.note(obs, action, after)
             obs, first = after.obs, after.done

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from rlgen import checkpoint
+from rlgen.agents.actions import within_bounds
 from rlgen.agents.evaluation import Episodes, evaluate
 from rlgen.agents.flat_world import flattened
 from rlgen.agents.learners.earnings import Batch, Earnings, Models
@@ -21,7 +22,7 @@ from rlgen.agents.learners.guard import Guard, first_not_finite
 from rlgen.agents.learners.saving import SavedLearner, moved
 from rlgen.agents.policy import ActorCritic, Policy
 from rlgen.agents.progress import live_line
-from rlgen.agents.rollout import Collector, Rollout, as_world_action
+from rlgen.agents.rollout import Collector, Rollout
 from rlgen.agents.transitions import flat
 from rlgen.checkpoint import Configurable, Stateful, arguments_of, load_module_state
 from rlgen.envs.world import World
@@ -182,7 +183,8 @@ class Learner(Configurable, ABC):
         if episode_start is not None:
             state = state * ~episode_start.to(state.device)[:, None]
         pi, _, state = self.model.act(obs, state)
-        return as_world_action(self.world, pi.mode if deterministic else pi.sample()), state
+        action = pi.mode if deterministic else pi.sample()
+        return within_bounds(action, self.world.action_space), state
 
     def evaluate(
         self,
