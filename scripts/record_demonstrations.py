@@ -12,12 +12,10 @@ written, now and then and at the end. By hand, one that is not finished is not k
 import contextlib
 import dataclasses
 import importlib.util
-import io
 import math
 import os
 import select
 import sys
-import tempfile
 import termios
 import time
 import tty
@@ -27,12 +25,12 @@ from typing import Any, NamedTuple
 
 import gymnasium
 import torch
-import tyro
 from gymnasium.vector import AutoresetMode
+from options import Refused, answered, check_folder, check_numbers
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
-from train_explorer import MINIGRID, Refused, unboxed
+from train_explorer import MINIGRID
 
 from rlgen import checkpoint
 from rlgen.agents import ActorCritic, Policy
@@ -115,14 +113,12 @@ EXPERTS: dict[str, Callable[[Any], Actor]] = {
 
 def planned(o: Options) -> Plan:
     """The world, who acts in it and what was there, once it is sure that all of it can be."""
-    for name, number, least in (
+    check_numbers(
         ("episodes", o.episodes, 1),
         ("copies", o.copies, 1),
         ("seed", o.seed, 0),
         ("max-steps", o.max_steps, 0),
-    ):
-        if not least <= number < 2**31:
-            raise Refused(f"--{name} must be from {least} to {2**31 - 1}, got {number}")
+    )
     if not 0.0 <= o.slip <= 1.0:
         raise Refused(f"--slip must be a probability, got {o.slip}")
     if o.by == "keyboard":
@@ -140,38 +136,29 @@ def check_files(o: Options) -> None:
         raise Refused(f"--out must end in .npz, got {str(o.out)!r}")
     if o.out.exists() and not o.add:
         raise Refused(f"--out {str(o.out)!r} is there: --add goes on with it")
-    check_writable("out", o.out.parent)
+    check_folder(o.out.parent)
     if o.minari is None:
         return
     if importlib.util.find_spec("h5py") is None:
         raise Refused("--minari needs h5py: pip install h5py")
     if o.minari.exists():
         raise Refused(f"--minari {str(o.minari)!r} is there already")
-    check_writable("minari", o.minari.parent)
+    check_folder(o.minari.parent, "minari")
 
 
-def check_writable(option: str, folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return
-    except OSError as error:
-        raise Refused(f"--{option} {str(folder)!r} cannot be written: {error.strerror}") from error
-
-
-def world_of(o: Options) -> World:
+def world_of(o: Options, device: str = "cpu") -> World:
     steps: dict[str, Any] = {"max_steps": o.max_steps} if o.max_steps else {}
     if o.world in ("FourRooms", "OpenWorld"):
         make: Any = FourRooms if o.world == "FourRooms" else OpenWorld
         task = {"start": o.start, "goal": o.goal, "slip": o.slip, "observation": o.observation}
-        grid: World = make(o.copies, seed=o.seed, **task, **steps)
+        grid: World = make(o.copies, seed=o.seed, device=device, **task, **steps)
         return grid
     for field in dataclasses.fields(o):
         given = getattr(o, field.name)
         if field.name in ("observation", "start", "goal", "slip") and given != field.default:
             raise Refused(f"--{field.name} is for FourRooms and OpenWorld, not for {o.world}")
     if o.world in MINIGRID:
-        return MiniGrid(o.world, o.copies, seed=o.seed, **steps)
+        return MiniGrid(o.world, o.copies, seed=o.seed, device=device, **steps)
     if o.world not in gymnasium.registry:
         raise Refused(f"--world must be FourRooms, OpenWorld or an id; there is no {o.world!r}")
     how: dict[str, Any] = {"vectorization_mode": "sync"}
@@ -183,7 +170,7 @@ def world_of(o: Options) -> World:
     except (gymnasium.error.Error, ImportError) as error:
         why = " ".join(str(error).split())
         raise Refused(f"--world {o.world} cannot be made: {why}") from error
-    return adapters.from_gymnasium(venv)
+    return adapters.from_gymnasium(venv, device=device)
 
 
 def actor_of(o: Options, world: World) -> Actor:
@@ -372,27 +359,9 @@ def table_of(made: Demonstrations, before: int, o: Options) -> Table:
     return table
 
 
-def parsed(arguments: list[str]) -> Options:
-    """The options; what tyro says in a box is said in one line."""
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said):
-            return tyro.cli(Options, args=arguments)
-    except SystemExit as done:
-        if not done.code:
-            raise
-        raise Refused(unboxed(said.getvalue())) from None
-
-
 def main(arguments: list[str] | None = None) -> None:
-    """Check everything, then record; a mistake is one line, and ends with 2."""
-    wide = None if sys.stdout.isatty() else int(os.environ.get("COLUMNS", 120))
-    try:
-        options = parsed(sys.argv[1:] if arguments is None else arguments)
-        run(options, planned(options), Console(width=wide))
-    except (Refused, ValueError) as error:
-        sys.stderr.write(f"record_demonstrations.py: {error}\n")
-        sys.exit(2)
+    """Check everything, then record."""
+    answered("record_demonstrations.py", Options, arguments, lambda o, c: run(o, planned(o), c))
 
 
 if __name__ == "__main__":

@@ -9,13 +9,8 @@ nothing unless there is a goal: walkers start in a corner, and go back there now
 has a folder of its own below `out`; called again, it goes on from there.
 """
 
-import contextlib
 import dataclasses
-import io
 import math
-import os
-import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,8 +18,8 @@ from typing import Any, NamedTuple
 
 import gymnasium
 import torch
-import tyro
 from explorer_world import Remembering, draw
+from options import Refused, answered, check_device, check_folder, check_name, check_numbers
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -36,7 +31,6 @@ from rlgen.agents.learners.learner import Learner
 from rlgen.envs import FourRooms, MiniGrid, OpenWorld, TensorWorld
 from rlgen.envs.registration import ids
 from rlgen.envs.tabular import TabularGrid
-from rlgen.generative import NonFiniteLoss
 from rlgen.runs import Run
 from rlgen.seeding import drawing_from, mix
 
@@ -198,28 +192,19 @@ BONUSES: dict[str, Callable[[Sight], RewardModel | None]] = {
 LEARNERS = ("ppo", "reinforce", "trpo")
 
 
-class Refused(Exception):
-    """What was asked for cannot be."""
-
-
 def checked(o: Options) -> Options:
     """The options, once it is sure that all of them can be."""
-    known("world", o.world, ("FourRooms", "OpenWorld", *MINIGRID))
+    worlds = ("FourRooms", "OpenWorld", *MINIGRID)
+    check_name("world", o.world, worlds, "FourRooms, OpenWorld, or a MiniGrid id")
     for bonus in o.bonus:
-        known("bonus", bonus, BONUSES)
-    known("model", o.model, MODELS)
-    known("learner", o.learner, LEARNERS)
+        check_name("bonus", bonus, BONUSES)
+    check_name("model", o.model, MODELS)
+    check_name("learner", o.learner, LEARNERS)
     if not o.bonus or len(set(o.bonus)) < len(o.bonus):
         raise Refused(
             f"--bonus must name each bonus once, got {' '.join(o.bonus) or 'none at all'}"
         )
-    for name, number, least in (
-        ("steps", o.steps, 1),
-        ("copies", o.copies, 1),
-        ("seed", o.seed, 0),
-    ):
-        if not least <= number < 2**31:
-            raise Refused(f"--{name} must be from {least} to {2**31 - 1}, got {number}")
+    check_numbers(("steps", o.steps, 1), ("copies", o.copies, 1), ("seed", o.seed, 0))
     if not 0.0 <= o.weight < math.inf:
         raise Refused(f"--weight must be at least 0 and finite, got {o.weight}")
     if not (math.isfinite(o.restart) and o.restart < 1.0):
@@ -230,31 +215,6 @@ def checked(o: Options) -> Options:
         idle = o.world in ("FourRooms", "OpenWorld") and not o.goal
         o = dataclasses.replace(o, restart=1 / 40 if idle else 0.0)
     return o
-
-
-def known(option: str, name: str, names: Any) -> None:
-    if name in names:
-        return
-    shown = ", ".join(names) if len(names) < 20 else "FourRooms, OpenWorld, or a MiniGrid id"
-    raise Refused(f"--{option} must be one of {shown}; there is no {name!r}")
-
-
-def check_device(name: str) -> None:
-    try:
-        there = float(torch.ones(1, device=name).sum()) == 1.0
-    except Exception:  # each kind of device has an error of its own
-        there = False
-    if not there:
-        raise Refused(f"--device {name!r} is not there")
-
-
-def check_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return
-    except OSError as error:
-        raise Refused(f"--out {str(folder)!r} cannot be written: {error.strerror}") from error
 
 
 def world_of(o: Options) -> Remembering:
@@ -344,37 +304,9 @@ def table_of(results: list[Result], o: Options) -> Table:
     return table
 
 
-def parsed(arguments: list[str]) -> Options:
-    """The options; what tyro says in a box is said in one line."""
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said):
-            return tyro.cli(Options, args=arguments)
-    except SystemExit as done:
-        if not done.code:
-            raise
-        raise Refused(unboxed(said.getvalue())) from None
-
-
-def unboxed(text: str) -> str:
-    """What a box says below its title, up to the next rule, whatever the box is drawn with."""
-    lines = [line.strip("│|╭╮╰╯┌┐└┘─-+= ") for line in text.strip().splitlines()[1:]]
-    while lines and not lines[0]:
-        del lines[0]
-    return " ".join(lines[: lines.index("")] if "" in lines else lines)
-
-
 def main(arguments: list[str] | None = None) -> None:
-    """Check everything, then train; a mistake is one line, and ends with 2."""
-    wide = None if sys.stdout.isatty() else int(os.environ.get("COLUMNS", 120))
-    try:
-        options = checked(parsed(sys.argv[1:] if arguments is None else arguments))
-        explore(options, Console(width=wide))
-    except NonFiniteLoss as error:
-        sys.exit(f"train_explorer.py: {error}")
-    except (Refused, ValueError) as error:
-        sys.stderr.write(f"train_explorer.py: {error}\n")
-        sys.exit(2)
+    """Check everything, then train."""
+    answered("train_explorer.py", Options, arguments, lambda o, c: explore(checked(o), c))
 
 
 if __name__ == "__main__":
