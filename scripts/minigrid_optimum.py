@@ -10,6 +10,8 @@ from typing import Any
 
 import gymnasium
 
+# reached, or picked up, which takes one action as well; that hands must be free is left out
+_GOALS = ("goal", "ball")
 _AHEAD = ((1, 0), (0, 1), (-1, 0), (0, -1))
 
 # where one stands, which way one looks, whether one has the key, and which doors are open
@@ -36,7 +38,7 @@ def fewest_actions(env: Any) -> int:
     while frontier:
         state, length = frontier.popleft()
         cell = env.grid.get(*state[0])
-        if cell is not None and cell.type == "goal":
+        if cell is not None and cell.type in _GOALS:
             return length
         for following in successors(env.grid, state):
             if following not in seen:
@@ -51,7 +53,7 @@ def successors(grid: Any, state: State) -> Iterator[State]:
     yield (x, y), (facing - 1) % 4, key, opened
     ahead = (x + _AHEAD[facing][0], y + _AHEAD[facing][1])
     cell = grid.get(*ahead)
-    if cell is None or cell.type == "goal" or (cell.type == "key" and key) or ahead in opened:
+    if cell is None or cell.type in _GOALS or (cell.type == "key" and key) or ahead in opened:
         yield ahead, facing, key, opened
     elif cell.type == "key":
         yield (x, y), facing, True, opened
