@@ -209,7 +209,7 @@ def judged(tables: Tensor, expert: Expert, seed: int) -> dict[str, Any]:
 
 @app.command
 def routes(
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4), iterations: int = 150, weight: float = 0.1
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4), iterations: int = 150, weight: float = 0.25
 ) -> None:
     """InfoGAIL on the mixture of two ways, and beside it GAIL, which has no code."""
     torch.set_num_threads(1)
@@ -221,7 +221,7 @@ def routes(
 
 
 @app.command
-def pixels(seeds: tuple[int, ...] = (0, 1, 2), iterations: int = 100, weight: float = 0.1) -> None:
+def pixels(seeds: tuple[int, ...] = (0, 1, 2), iterations: int = 100, weight: float = 0.25) -> None:
     """The same from pictures of the map, 3 x 13 x 13, with a Wasserstein critic and without."""
     torch.set_num_threads(1)
     form: dict[str, Any] = {"observation": "image", "iterations": iterations, "copies": 32}

@@ -59,7 +59,7 @@ class InfoGAIL(Configurable):
         gail: GAIL,
         *,
         codes: int = 2,
-        weight: float = 0.1,
+        weight: float = 0.25,
         hidden: tuple[int, ...] = (64, 64),
         lr: float = 1e-3,
         updates: int = 16,
