@@ -141,9 +141,12 @@ def frequency(
     model: Callable[[Seen], g.GenerativeModel],
     features: Callable[[Tensor], Tensor] | None = None,
     lr: float = 3e-3,
+    floor: float = 1.0,
 ) -> Make:
     # the density must keep up with 512 steps between two updates
-    return lambda s: PseudoCounts(model(s), features=features, lr=lr, updates=32, seed=s.seed)
+    return lambda s: PseudoCounts(
+        model(s), features=features, lr=lr, updates=32, floor=floor, seed=s.seed
+    )
 
 
 def recoding(s: Seen) -> RewardModel:
@@ -170,10 +173,9 @@ METHODS: dict[str, Make] = {
     "hashes": lambda s: HashCounts(bits=32, seed=s.seed),
     "n rho, MADE": frequency(made, lr=1e-2),
     "n rho, VAE": frequency(vae, symbols),
-    "n rho, RealNVP": frequency(flow, coordinates),
+    "n rho, RealNVP": frequency(flow, coordinates, floor=0.01),
     "recoding, softmax table": recoding,
-    "excess, learned variance": curiosity("excess", g.heads.Normal(0.05)),
-    "excess, lr=1e-3": curiosity("excess", g.heads.Normal(0.05), lr=1e-3),
+    "excess, learned variance": curiosity("excess", g.heads.Normal(0.05), lr=1e-3),
     "ICM": lambda s: ICM(s.observations, s.actions, seed=s.seed),
     "RND": lambda s: RND(s.observations, seed=s.seed),
     "disagreement": lambda s: Disagreement(s.observations, s.actions, seed=s.seed),

@@ -76,7 +76,7 @@ class DynamicsCuriosity(Configurable):
         features: Encoder | Callable[[Tensor], Tensor] | None = None,
         *,
         form: Form = "excess",
-        lr: float = 3e-3,
+        lr: float = 1e-3,
         updates: int = 16,
         batch_size: int = 256,
         memory: int = 2**15,
