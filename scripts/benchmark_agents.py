@@ -1,8 +1,9 @@
-"""How fast agents learn, with Stable-Baselines3 and RLeXplore beside them in the same run.
+"""How fast agents learn, with other libraries beside them in the same run.
 
     python scripts/benchmark_agents.py speed
     python scripts/benchmark_agents.py four-rooms --seeds 0 1 2
     python scripts/benchmark_agents.py sparse --seeds 0 1 2 3 4
+    python scripts/benchmark_agents.py gail
     python scripts/benchmark_agents.py report
 
 Each figure is a line in runs/benchmark_agents.jsonl as soon as it is known; `report` makes
@@ -19,6 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import imitation_rates
 import torch
 import tyro
 from agent_peers import RLEXPLORE_MEMORY, rlexplore_rate, sb3_four_rooms, sb3_rate
@@ -188,6 +190,14 @@ def solved(
 
 
 @app.command
+def gail(seconds: float = 4.0, rounds: int = 3) -> None:
+    """GAIL beside its learner alone, and beside `imitation` if it is installed."""
+    torch.set_num_threads(1)
+    for _ in range(rounds):  # interleaved, so that all share the machine's moods
+        imitation_rates.measure(note, seconds)
+
+
+@app.command
 def report(out: Path = Path("docs/results/agents.md")) -> None:
     """The document of all that was measured."""
     rows = [json.loads(line) for line in RESULTS.read_text().splitlines()]
@@ -195,7 +205,7 @@ def report(out: Path = Path("docs/results/agents.md")) -> None:
     lines = [
         "# Agents",
         "",
-        "`python scripts/benchmark_agents.py speed`, `four-rooms`, `sparse`, then `report`.",
+        "`python scripts/benchmark_agents.py speed`, `four-rooms`, `sparse`, `gail` and `report`.",
         "",
         f"{platform.machine()} {platform.system()}, one thread of a shared 2-core machine, Python "
         f"{platform.python_version()}, {packages} one run. On a GPU: "
@@ -207,6 +217,7 @@ def report(out: Path = Path("docs/results/agents.md")) -> None:
         "defaults, in batches of 2,048. RLeXplore's is an episodic memory with an encoder.",
         *four_rooms_table([r for r in rows if r["kind"] == "four-rooms"]),
         *sparse_table([r for r in rows if r["kind"] == "sparse"]),
+        *imitation_rates.table([r for r in rows if r["kind"] == "gail"]),
     ]
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text("\n".join(lines) + "\n")
