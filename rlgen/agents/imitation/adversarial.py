@@ -106,7 +106,13 @@ class Adversary(Configurable, ABC):
         return paid.to(t.obs.device)
 
     def update(self, t: Transitions) -> dict[str, float]:
-        """Some gradient steps that tell these steps from the expert's."""
+        """Some gradient steps that tell these steps from the expert's.
+
+        Returns:
+            "loss", "logit_gap" (the mean logit of the expert minus the agent's), "accuracy" (1/2
+            where the critic cannot tell) and "absorbed", the share of what the agent was judged by
+            that came after the end of an episode: 0 without absorbing states.
+        """
         agent = self.pairs.rows(self._placed(t), absorbing=self.absorbing)
         expert = self.expert = self.expert.to(agent.over.device)
         self.pairs.note(agent)
@@ -128,7 +134,8 @@ class Adversary(Configurable, ABC):
         if not math.isfinite(mean):
             raise NonFiniteLoss(f"the critic's loss is {mean}; a lower lr may help")
         right = accuracy(logits[0].detach(), logits[1].detach())
-        return {"loss": mean, "logit_gap": real - fake, "accuracy": right}
+        absorbed = float(agent.over.float().mean())
+        return {"loss": mean, "logit_gap": real - fake, "accuracy": right, "absorbed": absorbed}
 
     def state_dict(self) -> dict[str, Any]:
         state = {
