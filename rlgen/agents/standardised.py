@@ -37,9 +37,9 @@ class Standardised(nn.Module):
     def forward(self, obs: Tensor) -> Tensor:
         """(B, *observation) -> (B, width), none beyond five deviations."""
         x = self.features(obs)
-        noted = self.count > 0
-        mean = torch.where(noted, self.mean, x.mean(0))
-        variance = torch.where(noted, self.variance, x.var(0, unbiased=False))
+        mean, variance = self.mean, self.variance
+        if not bool(self.count > 0):  # nothing was noted yet
+            mean, variance = x.mean(0), x.var(0, unbiased=False)
         scaled: Tensor = (x - mean) / (variance + 1e-6).sqrt()
         return scaled.clamp(-_FARTHEST, _FARTHEST)
 

@@ -278,10 +278,10 @@ class GAIL(Adversary):
         return logits
 
     def loss(self, expert: Rows, agent: Rows) -> tuple[Tensor, Tensor, Tensor]:
-        real, fake = self.judge(expert), self.judge(agent)
+        ends = self._joint(expert), self._joint(agent)
+        real, fake = self._of_joint(torch.cat(ends), None).split([len(end) for end in ends])
         loss = self.game.critic_loss(real, fake).mean()
         if self.penalty > 0.0:
-            ends = (self._joint(expert), self._joint(agent))
             loss = loss + self.penalty * gradient_penalty(self._of_joint, *ends).mean()
         return loss, real, fake
 
