@@ -20,6 +20,8 @@ from rlgen.generative.adversarial.critic import accuracy
 from rlgen.generative.adversarial.games import Game, gradient_penalty
 from rlgen.seeding import drawing_from, mix
 
+_SOME = 256  # steps of the expert by which the level of rewards is measured
+
 Reward = Literal["positive", "negative", "logit"]
 
 
@@ -34,7 +36,6 @@ class Adversary(Configurable, ABC):
 
     what the steps from there on are worth, so that every learner, which stops counting at the end,
     maximises what it would if it went on. Episodes that run out of time have no such end.
-
     References:
         Ilya Kostrikov, Kumar Krishna Agrawal, Debidatta Dwibedi, Sergey Levine and Jonathan
         Tompson. Discriminator-Actor-Critic: Addressing Sample Inefficiency and Reward Bias in
@@ -76,6 +77,7 @@ class Adversary(Configurable, ABC):
             self.networks = networks(self.pairs).eval()
         self.expert = self.pairs.rows(demonstrations.transitions(), absorbing=absorbing)
         self.pairs.note(self.expert)
+        self.some = self.expert.take(_spaced(len(self.expert.over), _SOME))
         self.parameters = [p for p in self.networks.parameters() if p.requires_grad]
         self.optimizer = torch.optim.Adam(self.parameters, lr=lr)
         self.drawn = 0
@@ -92,6 +94,10 @@ class Adversary(Configurable, ABC):
     def loss(self, expert: Rows, agent: Rows) -> tuple[Tensor, Tensor, Tensor]:
         """What a gradient step makes smaller, and the logits of both."""
 
+    def level(self) -> Tensor | float:
+        """What is taken off every reward where nothing ends."""
+        return 0.0
+
     def after_step(self) -> None:
         """What becomes of the weights after each gradient step."""
 
@@ -99,10 +105,13 @@ class Adversary(Configurable, ABC):
     def reward(self, t: Transitions) -> Tensor:
         here = self._placed(t)
         paid = self.pay(self.judge(self.pairs.steps(here)))
-        if self.absorbing and bool(here.terminated.any()):
-            ever = self.pay(self.judge(self.pairs.after(here)))
-            rest = torch.zeros_like(paid).masked_scatter(here.terminated, ever)
-            paid = paid + self.discount / (1.0 - self.discount) * rest
+        if self.absorbing:
+            level = self.level()
+            paid = paid - level
+            if bool(here.terminated.any()):
+                ever = self.pay(self.judge(self.pairs.after(here))) - level
+                rest = torch.zeros_like(paid).masked_scatter(here.terminated, ever)
+                paid = paid + self.discount / (1.0 - self.discount) * rest
         return paid.to(t.obs.device)
 
     def update(self, t: Transitions) -> dict[str, float]:
@@ -157,7 +166,9 @@ class Adversary(Configurable, ABC):
         """Compute on another device; before the first update."""
         self.networks.to(device)
         self.pairs.to(device)
-        self.expert = self.expert.to(torch.device(device))
+        self.expert, self.some = (
+            rows.to(torch.device(device)) for rows in (self.expert, self.some)
+        )
         return self
 
     def _placed(self, t: Transitions) -> Transitions:
@@ -179,7 +190,10 @@ class GAIL(Adversary):
                     logit     l, the log ratio of the densities of both
         Wasserstein: l itself, its slope held down by `penalty`, `clip` or `spectral`
 
-    See `Adversary` for episodes that end. A constant critic pays every policy the same.
+    An episode that ends goes on in its last state, as `Adversary` says. As nothing ends then, a
+    constant may be taken off every reward, and it is the mean of what the expert would be paid: a
+    critic that cannot tell pays nothing, neither for living nor for dying. Without it a learner
+    whose values begin at zero would prefer the end, which is paid at once for all that follows.
 
     References:
         Jonathan Ho and Stefano Ermon. Generative Adversarial Imitation Learning, 2016.
@@ -277,6 +291,10 @@ class GAIL(Adversary):
             return -F.softplus(-logits)
         return logits
 
+    def level(self) -> Tensor:
+        """The mean of what the expert would be paid."""
+        return self.pay(self.judge(self.some)).mean()
+
     def loss(self, expert: Rows, agent: Rows) -> tuple[Tensor, Tensor, Tensor]:
         ends = self._joint(expert), self._joint(agent)
         real, fake = self._of_joint(torch.cat(ends), None).split([len(end) for end in ends])
@@ -301,6 +319,11 @@ class GAIL(Adversary):
         x, action = joint.tensor_split([self.pairs.event_shape.numel()], dim=1)
         logits: Tensor = self.critic(x.reshape(-1, *self.pairs.event_shape), action)
         return logits
+
+
+def _spaced(count: int, most: int) -> Tensor:
+    """So many of `count` numbers at most, evenly spaced."""
+    return torch.linspace(0, count - 1, min(count, most)).long()
 
 
 def _normalised(critic: Critic) -> Critic:
