@@ -162,6 +162,8 @@ PPO_OPTIONS: dict[str, Any] = {"entropy_weight": 1e-3, "normalise": False}
 VARIANTS: dict[str, dict[str, Any]] = {
     "absorbing states (default)": {},
     "none, positive reward": {"absorbing": False},
+    "from nothing, absorbing states": {},
+    "from nothing, none, positive reward": {"absorbing": False},
     "slow critic, absorbing states": {"updates": 1, "lr": 1e-4},
     "slow critic, none, positive reward": {"updates": 1, "lr": 1e-4, "absorbing": False},
     "constant critic, absorbing states": {"updates": 0},
@@ -188,15 +190,16 @@ def survival(
             spaces = world.observation_space, world.action_space
             gail = GAIL(shown, *spaces, seed=seed, **VARIANTS[name])
             full = gail.updates > 1
+            warm = full and not name.startswith("from nothing")
             start, model = time.process_time(), None
-            if full:
+            if warm:
                 cloned = BC(shown, *spaces, seed=seed).learn(2000, progress=False)
                 model = ActorCritic(cloned.policy, streams=2)
                 note("survival", who="cloning alone", seed=seed, **scored(cloned, task))
             if not gail.updates:
                 for parameter in gail.critic.parameters():
                     parameter.data.zero_()
-            kind, rate = (learns, policy_lr) if full else ("GAIL, PPO", 1e-3)
+            kind, rate = (learns, policy_lr) if warm else ("GAIL, PPO", 1e-3)
             agent = learner(kind, world, gail, seed, model=model, lr=rate)
             late = decayed(agent, gail, steps if full else 60_000)
             cpu = time.process_time() - start
