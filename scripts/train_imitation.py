@@ -102,7 +102,7 @@ class Options:
     spectral: bool = False
     clip: float = 0.0
     codes: int = 2
-    weight: float = 1.0
+    weight: float = 0.25
     absorbing: bool = True
     discount: float = 0.97
     evaluation: int = 256

@@ -61,7 +61,7 @@ class InfoGAIL(Configurable):
         codes: int = 2,
         weight: float = 0.25,
         hidden: tuple[int, ...] = (64, 64),
-        lr: float = 1e-3,
+        lr: float = 3e-3,
         updates: int = 16,
         batch_size: int = 256,
         seed: int = 0,
