@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 import tyro
-from imitation_routes import draw_routes
+from imitation_pictures import Panel, draw_paths
 from torch import Tensor
 
 from rlgen.agents import PPO, ActorCritic, Policy, planning
@@ -250,7 +250,16 @@ def report(out: Path = Path("docs/results/imitation.md")) -> None:
     ]
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text("\n".join(lines) + "\n")
-    draw_routes([r for r in rows if r.get("paths")], out.parent / "imitation_routes.png")
+    shown = [panel_of(r) for r in rows if r.get("paths")]
+    draw_paths(shown, two_ways(1, 0, "onehot"), out.parent / "imitation_routes.png")
+
+
+def panel_of(row: dict[str, Any]) -> Panel:
+    """Twenty paths of each code."""
+    each = len(row["paths"]) // 2
+    some = [*range(20), *range(each, each + 20)]
+    paths = [torch.tensor(row["paths"][i]) for i in some]
+    return Panel(row["who"], paths, [int(i >= each) for i in some], "code")
 
 
 def spread(found: Sequence[float], digits: int = 3) -> str:
