@@ -272,7 +272,8 @@ def end_pay(gail: GAIL, t: Transitions) -> Tensor:
 def test_a_terminated_step_is_paid_for_all_that_would_follow(discount: float) -> None:
     """r + discount / (1 - discount) r_abs, with the same absorbing logit whatever the form.
 
-    From each a level is taken off, which is one number for all steps and ends. All steps lead to one state here, in which the episodes that end there stay.
+    From each a level is taken off, which is one number for all steps and ends. All steps lead to
+    one state here, in which the episodes that end there stay.
     """
     kind = BY_NAME["onehot"]
     t, factor = kind.done(), discount / (1 - discount)
