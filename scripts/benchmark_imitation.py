@@ -14,6 +14,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -171,9 +172,13 @@ def routes_run(
     blind = weight == 0.0
     world = coded.world if blind else coded
     models = {"imitation": gail if blind else InfoGAIL(gail, weight=weight, lr=3e-3, seed=seed)}
-    with drawing_from(mix(seed, 1)):
-        model = ActorCritic(Policy.of(world.observation_space, world.action_space), streams=2)
     settings: dict[str, Any] = {**SETTINGS, "discount": DISCOUNT, "seed": seed}
+    with drawing_from(mix(seed, 1)):
+        policy = Policy.of(world.observation_space, world.action_space)
+        if observation == "image":  # begins as a clone that cannot know what codes will mean
+            settings["lr"] = 1e-3
+            policy = cloned(demonstrations, coded, policy, seed)
+        model = ActorCritic(policy, streams=2)
     agent = PPO(world, model=model, reward_models=models, world_weight=0.0, **settings)
     metrics = train(agent, iterations)
     seconds = time.process_time() - start
@@ -183,6 +188,20 @@ def routes_run(
         for code in (0, 1)
     ]
     return {**judged(torch.stack(tables), expert, seed), "seconds": seconds, "metrics": metrics}
+
+
+def cloned(demonstrations: Demonstrations, world: Coded, policy: Policy, seed: int) -> Policy:
+    """The policy after it has cloned episodes with codes drawn at random."""
+    drawn = torch.randint(world.codes, (len(demonstrations),))
+    shown = [
+        replace(walk, obs=world.beside(walk.obs, code.expand(len(walk.obs))))
+        for walk, code in zip(demonstrations.trajectories, drawn, strict=True)
+    ]
+    spaces = world.observation_space, world.action_space
+    # small as the agent is in a picture, nothing is learnt for the first thousand steps
+    settings: dict[str, Any] = {"lr": 3e-3, "batch_size": 128, "seed": seed}
+    bc = BC(Demonstrations(tuple(shown)), *spaces, policy=policy, **settings)
+    return bc.learn(2500, progress=False).policy
 
 
 def judged(tables: Tensor, expert: Expert, seed: int) -> dict[str, Any]:

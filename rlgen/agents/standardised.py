@@ -19,24 +19,29 @@ class Standardised(nn.Module):
     Before any were noted, a batch is measured by itself.
 
     Args:
-        space: of observations, a Box or a Dict. Pictures go through fixed random convolutions.
+        space: of observations, a Box or a Dict.
+        pictures: keep the form of pictures, pixel by pixel, so that what never changes in them is
+            zero and what is small and moves is large; else they go through fixed random
+            convolutions.
     """
 
     count: Tensor
     mean: Tensor
     variance: Tensor
 
-    def __init__(self, space: gymnasium.Space[Any]) -> None:
+    def __init__(self, space: gymnasium.Space[Any], *, pictures: bool = False) -> None:
         super().__init__()
         self.features = features_of(space).requires_grad_(False)
-        self.width = self.features.width
+        self.picture = pictures and self.features.picture
+        self.shape = torch.Size(self.features.shape if self.picture else (self.features.width,))
+        self.width = self.shape.numel()
         self.register_buffer("count", torch.zeros((), dtype=torch.float64))
-        self.register_buffer("mean", torch.zeros(self.width))
-        self.register_buffer("variance", torch.ones(self.width))
+        self.register_buffer("mean", torch.zeros(self.shape))
+        self.register_buffer("variance", torch.ones(self.shape))
 
     def forward(self, obs: Tensor) -> Tensor:
-        """(B, *observation) -> (B, width), none beyond five deviations."""
-        x = self.features(obs)
+        """(B, *observation) -> (B, *shape), none beyond five deviations."""
+        x = self._seen(obs)
         mean, variance = self.mean, self.variance
         if not bool(self.count > 0):  # nothing was noted yet
             mean, variance = x.mean(0), x.var(0, unbiased=False)
@@ -46,13 +51,17 @@ class Standardised(nn.Module):
     @torch.no_grad()
     def note(self, obs: Tensor) -> None:
         """Chan's update of count, mean and variance."""
-        x = self.features(obs)
+        x = self._seen(obs)
         self.count += len(x)
         share = (len(x) / self.count).to(x.dtype)
         gap = x.mean(0) - self.mean
         spread = x.var(0, unbiased=False) + (1 - share) * gap.square()
         self.variance.lerp_(spread, share)
         self.mean += share * gap
+
+    def _seen(self, obs: Tensor) -> Tensor:
+        x: Tensor = self.features.scaled(obs) if self.picture else self.features(obs)
+        return x
 
 
 def features_of(space: gymnasium.Space[Any]) -> Features:

@@ -79,7 +79,9 @@ class Adversary(Configurable, ABC):
         self.pairs.note(self.expert)
         self.some = self.expert.take(_spaced(len(self.expert.over), _SOME))
         self.parameters = [p for p in self.networks.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.Adam(self.parameters, lr=lr)
+        # the fused kernel misreads gradients whose layout differs, as those of convolutions may
+        fused = all(p.ndim <= 2 for p in self.parameters)
+        self.optimizer = torch.optim.Adam(self.parameters, lr=lr, fused=fused)
         self.drawn = 0
 
     @abstractmethod

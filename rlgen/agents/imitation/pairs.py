@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from rlgen.agents.actions import action_numbers, action_width, within_bounds
-from rlgen.agents.standardised import Standardised, features_of
-from rlgen.agents.transitions import Transitions, flat_space
+from rlgen.agents.standardised import Standardised
+from rlgen.agents.transitions import Transitions
 
 
 class Rows(NamedTuple):
@@ -40,9 +40,9 @@ class Rows(NamedTuple):
 class Pairs(nn.Module):
     """States as the x of a `Critic`, actions as its context.
 
-    Pictures stay pictures; everything else is flattened and standardised. Actions are one-hot, or
-    numbers within the bounds of their Box. The last number of a context says that the episode is
-    over, where nothing can be done any more.
+    Pictures stay pictures, everything else is flattened, and all is standardised. Actions are
+    one-hot, or numbers within the bounds of their Box. The last number of a context says that the
+    episode is over, where nothing can be done any more.
 
     Args:
         observation_space: a Box or a Dict.
@@ -53,12 +53,8 @@ class Pairs(nn.Module):
         self, observation_space: gymnasium.Space[Any], action_space: gymnasium.Space[Any]
     ) -> None:
         super().__init__()
-        features = features_of(observation_space)
-        self.picture = features.picture
-        self.features = features.requires_grad_(False)
-        self.standardised = None if self.picture else Standardised(observation_space)
-        shape = flat_space(observation_space).shape if self.picture else (features.width,)
-        self.event_shape = torch.Size(shape)
+        self.standardised = Standardised(observation_space, pictures=True)
+        self.event_shape = self.standardised.shape
         self.actions = action_width(action_space)
         self.context_shape = torch.Size([self.actions + 1])
         self.action_space = action_space
@@ -84,9 +80,7 @@ class Pairs(nn.Module):
 
     def state(self, obs: Tensor) -> Tensor:
         """Observations as x, with shape (B, *event_shape)."""
-        x: Tensor = (
-            self.features.scaled(obs) if self.standardised is None else self.standardised(obs)
-        )
+        x: Tensor = self.standardised(obs)
         return x
 
     def context(self, rows: Rows) -> Tensor:
@@ -95,5 +89,4 @@ class Pairs(nn.Module):
 
     def note(self, rows: Rows) -> None:
         """Learn the scale of what is seen."""
-        if self.standardised is not None:
-            self.standardised.note(rows.obs)
+        self.standardised.note(rows.obs)
