@@ -1,5 +1,6 @@
 """Learners against hand recursions, enumerated gradients and dense Hessians."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -326,6 +327,24 @@ def test_returns_are_scaled_by_their_standard_deviation() -> None:
         returns.append(now)
     deviation = torch.stack(returns).double().std(correction=0)
     assert float(reward[-1, 0] / scaled[-1][-1, 0]) == pytest.approx(float(deviation), rel=1e-4)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.1])
+def test_the_worlds_rewards_are_weighed_after_they_are_scaled(temperature: float) -> None:
+    """Or else the scale would take the weight out again."""
+    paid = []
+    for weight in (1.0, 0.5, 0.0):
+        agent = PPO(OpenWorld(8, size=3, seed=0), temperature=temperature, world_weight=weight)
+        torch.manual_seed(0)
+        rollout = agent.collector.collect(agent.model, 32)
+        rollout = replace(rollout, log_prob=torch.full_like(rollout.log_prob, -1.0))
+        paid.append(agent.earnings._pay(rollout)[0][0])
+    whole, half, none = paid
+    torch.testing.assert_close(none, torch.full_like(none, temperature))  # as it is
+    scale = 2.0 * (whole - half).max()  # of a reward of 1
+    assert float(scale) > 0.0
+    surprise = temperature * scale
+    torch.testing.assert_close(half - surprise, (whole - surprise) / 2)
 
 
 def test_transitions_are_checked() -> None:

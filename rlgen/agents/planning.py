@@ -5,6 +5,7 @@ float64. A terminal state earns nothing and leads to itself. With a horizon, qua
 over time; without one, they are stationary and need a discount below 1.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -105,7 +106,10 @@ def soft_value_iteration(
         q = _backup(mdp, value, discount)
         better = temperature * (q / temperature).logsumexp(1).masked_fill(mdp.terminal, 0.0)
         policy = (q / temperature).softmax(1)
-        if float((better - value).abs().max()) <= tolerance * max(1.0, float(value.abs().max())):
+        change = float((better - value).abs().max())
+        if not math.isfinite(change):
+            raise ValueError("rewards must be finite, and so must be their sums")
+        if change <= tolerance * max(1.0, float(value.abs().max())):
             return Plan(policy, q, better)
         entropy = torch.special.entr(policy).sum(1, keepdim=True)
         paid = mdp._replace(reward=mdp.reward + temperature * entropy)

@@ -1,5 +1,6 @@
 """Rewards that are learnt: exploration bonuses and imitation speak this one protocol."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -78,6 +79,11 @@ class ReturnScale:
 
     def scale(self, reward: Tensor, done: Tensor | None = None) -> Tensor:
         """Rewards (T, B) over the standard deviation of all returns up to now, these included."""
+        scaled: Tensor = reward / self.deviation(reward, done)
+        return scaled
+
+    def deviation(self, reward: Tensor, done: Tensor | None = None) -> float:
+        """The standard deviation of all returns up to now, those of these rewards included."""
         if self.returns is None:
             self.returns = torch.zeros_like(reward[0])
         if self.count == 0:
@@ -89,9 +95,7 @@ class ReturnScale:
             if done is not None:
                 self.returns = self.returns * ~done[t]
         self._observe(torch.stack(seen).double())
-        deviation = (self.square / max(self.count, 1.0)) ** 0.5
-        scaled: Tensor = reward / max(deviation, 1e-8)
-        return scaled
+        return max(math.sqrt(self.square / max(self.count, 1.0)), 1e-8)
 
     def state_dict(self) -> dict[str, Any]:
         return {

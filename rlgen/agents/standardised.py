@@ -33,6 +33,8 @@ class Standardised(nn.Module):
         super().__init__()
         self.features = features_of(space).requires_grad_(False)
         self.picture = pictures and self.features.picture
+        if self.picture:
+            self.features.convolutions = None
         self.shape = torch.Size(self.features.shape if self.picture else (self.features.width,))
         self.width = self.shape.numel()
         self.register_buffer("count", torch.zeros((), dtype=torch.float64))
@@ -42,9 +44,11 @@ class Standardised(nn.Module):
     def forward(self, obs: Tensor) -> Tensor:
         """(B, *observation) -> (B, *shape), none beyond five deviations."""
         x = self._seen(obs)
-        mean, variance = self.mean, self.variance
-        if not bool(self.count > 0):  # nothing was noted yet
-            mean, variance = x.mean(0), x.var(0, unbiased=False)
+        mean, variance, noted = self.mean, self.variance, self.count > 0
+        # an accelerator would be waited for
+        if x.device.type != "cpu" or not bool(noted):
+            mean = torch.where(noted, mean, x.mean(0))
+            variance = torch.where(noted, variance, x.var(0, unbiased=False))
         scaled: Tensor = (x - mean) / (variance + 1e-6).sqrt()
         return scaled.clamp(-_FARTHEST, _FARTHEST)
 

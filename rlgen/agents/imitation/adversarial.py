@@ -47,7 +47,7 @@ class Adversary(Configurable, ABC):
         action_space: of the world.
         networks: makes all that is learnt, from the `Pairs` that it sees.
         absorbing: whether ended episodes go on in their last state.
-        discount: the learner's.
+        discount: the learner's; with another one, ends are paid too much or too little.
         lr: of Adam.
         updates: gradient steps for each call of `update`.
         batch_size: steps of the expert in each, and as many of the agent.
@@ -75,7 +75,8 @@ class Adversary(Configurable, ABC):
         with drawing_from(mix(seed, 0)):
             self.pairs = Pairs(observation_space, action_space)
             self.networks = networks(self.pairs).eval()
-        self.expert = self.pairs.rows(demonstrations.transitions(), absorbing=absorbing)
+        shown = demonstrations.to("cpu").transitions()
+        self.expert = self.pairs.rows(shown, absorbing=absorbing)
         self.pairs.note(self.expert)
         self.some = self.expert.take(_spaced(len(self.expert.over), _SOME))
         self.parameters = [p for p in self.networks.parameters() if p.requires_grad]
@@ -120,9 +121,10 @@ class Adversary(Configurable, ABC):
         """Some gradient steps that tell these steps from the expert's.
 
         Returns:
-            "loss", "logit_gap" (the mean logit of the expert minus the agent's), "accuracy" (1/2
-            where the critic cannot tell) and "absorbed", the share of what the agent was judged by
-            that came after the end of an episode: 0 without absorbing states.
+            Nothing without updates; else "loss", "logit_gap" (the mean logit of the expert minus
+            the agent's), "accuracy" (1/2 where a classifier cannot tell) and "absorbed", the share
+            of what the agent was judged by that came after the end of an episode: 0 without
+            absorbing states.
         """
         agent = self.pairs.rows(self._placed(t), absorbing=self.absorbing)
         expert = self.expert = self.expert.to(agent.over.device)
@@ -143,7 +145,10 @@ class Adversary(Configurable, ABC):
             return {}
         mean, real, fake = torch.stack(figures).mean(0).tolist()
         if not math.isfinite(mean):
-            raise NonFiniteLoss(f"the critic's loss is {mean}; a lower lr may help")
+            raise NonFiniteLoss(
+                f"the loss of imitation's critic is {mean}, and its weights are lost; a lower lr "
+                "may help"
+            )
         right = accuracy(logits[0].detach(), logits[1].detach())
         absorbed = float(agent.over.float().mean())
         return {"loss": mean, "logit_gap": real - fake, "accuracy": right, "absorbed": absorbed}
@@ -209,10 +214,10 @@ class GAIL(Adversary):
         reward: what the agent is paid; a `Wasserstein` game has logits alone.
         penalty: weight of (slope - 1)^2 between the expert's steps and the agent's; 0 for none.
         spectral: divide the critic's weights by their largest singular values.
-        clip: the largest size of the critic's weights, or None.
+        clip: the largest size of the critic's weights, or None; a `penalty` would pull against it.
         hidden: widths of the critic's hidden layers.
         absorbing: whether ended episodes go on in their last state.
-        discount: the learner's.
+        discount: the learner's; with another one, ends are paid too much or too little.
         lr: of Adam.
         updates: gradient steps for each call of `update`.
         batch_size: steps of the expert in each, and as many of the agent.
@@ -255,7 +260,12 @@ class GAIL(Adversary):
         self.penalty, self.clip = penalty, clip
 
         def critic(pairs: Pairs) -> Critic:
-            made = Critic(pairs.event_shape, context_shape=pairs.context_shape, hidden=hidden)
+            made = Critic(
+                pairs.event_shape,
+                context_shape=pairs.context_shape,
+                hidden=hidden,
+                offset=not isinstance(game, Wasserstein),
+            )
             return _normalised(made) if spectral else made
 
         super().__init__(
@@ -270,6 +280,7 @@ class GAIL(Adversary):
             batch_size=batch_size,
             seed=seed,
         )
+        self.after_step()  # weights are clipped before anything is paid
 
     @property
     def critic(self) -> Critic:

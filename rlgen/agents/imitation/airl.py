@@ -33,7 +33,8 @@ class AIRL(Adversary):
         observation_space: of the world.
         action_space: of the world.
         log_prob: (actions, observations) -> log pi(a|s), with shape (B,): the agent's
-            `policy.log_prob`, which has to be the one that learns.
+            `policy.log_prob`, which has to be the one that learns, on the device that this computes
+            on. After `load`, set `airl.log_prob` to that of the agent that was loaded.
         penalty: weight of the squared size of f, which keeps it from growing without end.
         hidden: widths of the hidden layers of g and h.
         absorbing: whether ended episodes go on in their last state.
@@ -139,7 +140,8 @@ class LearntReward:
     @torch.no_grad()
     def reward(self, t: Transitions) -> Tensor:
         """g where each step leads; where that is the end, of staying there for ever."""
-        paid: Tensor = self.networks.g(self.pairs.state(t.next_obs))
+        device = next(self.networks.parameters()).device
+        paid: Tensor = self.networks.g(self.pairs.state(t.next_obs.to(device))).to(t.obs.device)
         if not self.absorbing:
             return paid
         return torch.where(t.terminated, paid / (1.0 - self.discount), paid)

@@ -77,7 +77,7 @@ class BC:
 
     def learn(self, steps: int = 1000, *, progress: bool | None = None) -> Self:
         """So many more gradient steps; nothing is learnt of what follows an episode's end."""
-        t = self.demonstrations.transitions()
+        t = self.demonstrations.to(next(self.policy.parameters()).device).transitions()
         fit(
             self.policy,
             t.action.to(self.policy.dtype) if t.action.is_floating_point() else t.action,
@@ -100,7 +100,7 @@ class BC:
     ) -> tuple[Tensor, Tensor | None]:
         """Actions, as those of a learner; there is no memory."""
         del episode_start
-        pi = self.policy.distribution(flat(obs))
+        pi = self.policy.distribution(flat(obs).to(next(self.policy.parameters()).device))
         action = pi.mode if deterministic else pi.sample()
         return within_bounds(action, self.action_space), state
 
@@ -155,10 +155,11 @@ def _check_policy(
     with drawing_from(0):
         fitting = Policy.of(flat_space(observation_space), action_space)
     wanted, given = [
-        (tuple(p.context_shape or ()), p.obs_dtype, tuple(p.event_shape)) for p in (fitting, policy)
+        (tuple(p.context_shape or ()), p.obs_dtype, tuple(p.event_shape), p.support)
+        for p in (fitting, policy)
     ]
     if given != wanted:
         raise ValueError(
             f"'policy' must take observations {wanted[0]} of {wanted[1]} and give actions "
-            f"{wanted[2]}, got {given[0]} of {given[1]} and {given[2]}"
+            f"{wanted[2]} of {wanted[3]}, got {given[0]} of {given[1]} and {given[2]} of {given[3]}"
         )

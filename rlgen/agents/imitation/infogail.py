@@ -25,8 +25,9 @@ class InfoGAIL(Configurable):
 
     q learns to read the code off the agent's steps, never off the expert's, whose codes nobody
     knows; the critic does not see codes. A step that says nothing of the code is paid nothing for
-    it. A Wasserstein game, clipped weights and so on are the `GAIL`'s; what else one would like to
-    reward is one more reward model beside this, or the world's own reward with a `world_weight`.
+    it, and what comes after an episode's end is judged by the critic alone. A Wasserstein game,
+    clipped weights and so on are the `GAIL`'s; what else one would like to reward is one more
+    reward model beside this, or the world's own reward with a `world_weight`.
 
     References:
         Yunzhu Li, Jiaming Song and Stefano Ermon. InfoGAIL: Interpretable Imitation Learning from
@@ -86,7 +87,7 @@ class InfoGAIL(Configurable):
     def reward(self, t: Transitions) -> Tensor:
         bare, code = self._apart(t)
         known = self._log_posterior(self.gail.pairs.steps(bare), code) + math.log(self.codes)
-        return self.gail.reward(bare) + self.weight * known.to(t.obs.device)
+        return (self.gail.reward(bare) + self.weight * known).to(t.obs.device)
 
     def update(self, t: Transitions) -> dict[str, float]:
         """The critic learns, and the posterior reads the agent's steps."""

@@ -111,11 +111,13 @@ class Earnings:
 
     def _pay(self, rollout: Rollout) -> tuple[list[Tensor], dict[str, float]]:
         """The rewards of all streams, each (T, B)."""
-        own = self.world_weight * rollout.reward
-        if self.temperature > 0.0:
-            own = own - self.temperature * rollout.log_prob
-        if self.own_scale is not None:
-            own = self.own_scale.scale(own, rollout.done)
+        own = rollout.reward
+        surprise = self.temperature * rollout.log_prob if self.temperature > 0.0 else 0.0
+        scale = 1.0
+        if self.own_scale is not None and self.world_weight > 0.0:
+            # of what the world gave, before it is weighed
+            scale = self.own_scale.deviation(own - surprise, rollout.done)
+        own = (self.world_weight * own - surprise) / scale
         rewards, metrics = [own], dict[str, float]()
         if not self.streams:
             return rewards, metrics
