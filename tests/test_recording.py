@@ -415,6 +415,7 @@ class Terminal:
         self.process, self.file = pty.fork()
         if self.process == 0:
             os.chdir(ROOT)
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # which jobs in the background ignore
             script = str(ROOT / "scripts" / "record_demonstrations.py")
             os.execv(sys.executable, [sys.executable, script, *arguments])
 
@@ -435,9 +436,11 @@ class Terminal:
     def type(self, keys: bytes) -> None:
         os.write(self.file, keys)
 
-    def ended(self) -> int:
+    def ended(self, seconds: float = 60.0) -> int:
         """The exit code, once all that was written is read."""
         while True:
+            if not select.select([self.file], [], [], seconds)[0]:
+                os.kill(self.process, signal.SIGKILL)
             try:
                 if not os.read(self.file, 65536):
                     break
