@@ -75,7 +75,7 @@ def table_of(policy: Policy, seen: Tensor) -> Tensor:
     """pi(a|s) of every cell, exact, with shape (cells, actions)."""
     head: Any = policy.distribution(seen)
     probabilities: Tensor = head.probs.double()
-    return probabilities
+    return probabilities / probabilities.sum(1, keepdim=True)  # single precision left a little
 
 
 def train(

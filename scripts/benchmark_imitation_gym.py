@@ -217,6 +217,7 @@ def table(
     steps: int = 100_000,
     penalty: float = 1.0,
     lr: float = 1e-3,
+    policy_lr: float = 3e-4,
 ) -> None:
     """BC and GAIL at few demonstrations, of which one step in `subsample` is shown."""
     torch.set_num_threads(1)
@@ -235,7 +236,8 @@ def table(
                     found.learn(2000, progress=False)
                 else:
                     gail = GAIL(shown, *spaces, penalty=penalty, lr=lr, seed=seed)
-                    found = learner(method, world, gail, seed)
+                    rate = {"lr": policy_lr} if method == "GAIL, PPO" else {}
+                    found = learner(method, world, gail, seed, **rate)
                     decayed(found, gail, steps)
                 cpu = time.process_time() - start
                 note("table", task=task, who=method, demonstrations=count, seed=seed,
@@ -356,8 +358,8 @@ SURVIVAL_SETTINGS = [
 ]
 TABLE_SETTINGS = (
     "Learners begin from nothing: `GAIL` with its defaults, absorbing states included, 100,000 "
-    "steps; PPO with 16 copies of 64 steps, minibatches of 256, `entropy_weight=1e-3`, "
-    "`normalise=False`; TRPO with 128 steps; all rates, and TRPO's bound, go down in a straight "
+    "steps; PPO with 16 copies of 64 steps, minibatches of 256, `lr=3e-4`, "
+    "`entropy_weight=1e-3`, `normalise=False`; TRPO with 128 steps; all rates, and TRPO's bound, go down in a straight "
     "line to a twentieth. BC: 2,000 gradient steps. One step in 10 is shown, as in the paper."
 )
 
