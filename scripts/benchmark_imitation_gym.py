@@ -360,7 +360,8 @@ TABLE_SETTINGS = (
     "Learners begin from nothing: `GAIL` with its defaults, absorbing states included, 100,000 "
     "steps; PPO with 16 copies of 64 steps, minibatches of 256, `lr=3e-4`, "
     "`entropy_weight=1e-3`, `normalise=False`; TRPO with 128 steps; all rates, and TRPO's bound, "
-    "go down in a straight line to a twentieth. BC: 2,000 gradient steps. One step in 10 is shown, as in the paper."
+    "go down in a straight line to a twentieth. BC: 2,000 gradient steps. One step in 10 is shown, "
+    "as in the paper."
 )
 
 if __name__ == "__main__":

@@ -416,7 +416,7 @@ def test_codes_choose_between_two_ways() -> None:
     world = OpenWorld(64, size=5, start=(0, 0), goal=(4, 4), max_steps=24, seed=0)
     coded = Coded(world, 2, seed=0)
     gail = GAIL(shown, world.observation_space, world.action_space, discount=0.95)
-    info = InfoGAIL(gail, codes=2)
+    info = InfoGAIL(gail, codes=2, weight=1.0)
     agent = PPO(
         coded, steps=32, discount=0.95, reward_models={"info": info}, world_weight=0.0, seed=0
     ).learn(80 * 64 * 32, progress=False)
