@@ -1,7 +1,7 @@
 """GAIL around Stable-Baselines3's PPO, which never sees the task's own reward.
 
     python scripts/sb3_gail.py
-    python scripts/sb3_gail.py --timesteps 80000 --demonstrations 1
+    python scripts/sb3_gail.py --timesteps 200000 --demonstrations 1
 
 The expert balances CartPole's pole by a rule of thumb. What is shown at the end are the returns of
 the expert and of its imitator in episodes that neither has seen.
@@ -19,7 +19,7 @@ from rlgen.agents.sb3 import RewardModelVecEnv
 from rlgen.envs import adapters
 
 
-def main(timesteps: int = 40_000, demonstrations: int = 10, seed: int = 0) -> None:
+def main(timesteps: int = 100_000, demonstrations: int = 10, seed: int = 0) -> None:
     """Record the expert, imitate it, and print both returns."""
     torch.set_num_threads(1)
     venv = make_vec_env("CartPole-v1", 8, seed=seed)

@@ -58,5 +58,5 @@ def test_it_runs_and_says_both_returns(call: Call) -> None:
 
 @pytest.mark.slow
 def test_it_imitates(call: Call) -> None:
-    expert, imitator = call(timesteps=40_000)
+    expert, imitator = call(timesteps=100_000)
     assert imitator >= 0.95 * expert
