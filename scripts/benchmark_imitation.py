@@ -15,7 +15,7 @@ import json
 import platform
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -82,18 +82,13 @@ def table_of(policy: Policy, seen: Tensor) -> Tensor:
     return probabilities / probabilities.sum(1, keepdim=True)  # single precision left a little
 
 
-def train(
-    agent: PPO, iterations: int, look: Callable[[int], None] | None = None
-) -> dict[str, float]:
+def train(agent: PPO, iterations: int) -> None:
     """Iterate with a learning rate that falls to nearly nothing: a constant one goes in circles."""
-    rate, metrics = agent.optimizer.param_groups[0]["lr"], dict[str, float]()
+    rate = agent.optimizer.param_groups[0]["lr"]
     for i in range(iterations):
         for group in agent.optimizer.param_groups:
             group["lr"] = rate * max(0.02, 1.0 - i / iterations)
-        metrics = agent.iterate()
-        if look is not None:
-            look(i)
-    return metrics
+        agent.iterate()
 
 
 def imitate(
@@ -201,14 +196,14 @@ def routes_run(
             policy = cloned(demonstrations, coded, policy, seed)
         model = ActorCritic(policy, streams=2)
     agent = PPO(world, model=model, reward_models=models, world_weight=0.0, **settings)
-    metrics = train(agent, iterations)
+    train(agent, iterations)
     seconds = time.process_time() - start
     cells = every_cell(observation)
     tables = [
         table_of(model.policy, cells if blind else coded.beside(cells, torch.full((104,), code)))
         for code in (0, 1)
     ]
-    return {**judged(torch.stack(tables), expert, seed), "seconds": seconds, "metrics": metrics}
+    return {**judged(torch.stack(tables), expert, seed), "seconds": seconds}
 
 
 def cloned(demonstrations: Demonstrations, world: Coded, policy: Policy, seed: int) -> Policy:

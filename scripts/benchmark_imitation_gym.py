@@ -354,7 +354,7 @@ SURVIVAL_SETTINGS = [
     "critic's for 60,000, from `GAIL`'s defaults but for what the row says, and PPO with 16 copies "
     "of 64 steps, minibatches of 256, `entropy_weight=1e-3` and, but for the constant critic, "
     "`normalise=False`. The constant critic's weights are zero. All rates "
-    "go down in a straight line to a twentieth. A random policy scores about 22.",
+    "go down in a straight line to a twentieth.",
 ]
 TABLE_SETTINGS = (
     "Learners begin from nothing: `GAIL` with its defaults, absorbing states included, 100,000 "

@@ -1,6 +1,5 @@
 """Recording against hand-written loops: nothing is lost at the end of an episode, or favoured."""
 
-import importlib
 import os
 import pty
 import select
@@ -30,6 +29,7 @@ from tests.short_worlds import SHORT
 
 ROOT = Path(__file__).resolve().parent.parent
 Call = Callable[..., tuple[int, str, str]]
+SCRIPT = "record_demonstrations"  # that `call` calls
 
 
 def gym_world(id: str, copies: int) -> World:
@@ -266,24 +266,6 @@ def test_what_cannot_act_is_refused() -> None:
         record(FourRooms(1), policy, 1)
     with pytest.raises(ValueError, match="'episodes' must be positive, got 0"):
         record(FourRooms(1), random_actions(4), 0)
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    """The exit code and the output of the script in this process."""
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    monkeypatch.setenv("COLUMNS", "160")
-    main = importlib.import_module("record_demonstrations").main
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        code = 0
-        try:
-            main(list(arguments))
-        except SystemExit as done:
-            code = int(done.code or 0)
-        return code, *capsys.readouterr()
-
-    return run
 
 
 def test_help_shows_every_option(call: Call) -> None:

@@ -1,6 +1,5 @@
 """The explorer's door: a mistake is one line, and a run is a table, a picture and a folder."""
 
-import importlib
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,25 +12,8 @@ from tests.walks import same
 
 ROOT = Path(__file__).resolve().parent.parent
 Call = Callable[..., tuple[int, str, str]]
+SCRIPT = "train_explorer"  # that `call` calls
 TINY = ("--steps", "16", "--copies", "4")
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    """The exit code and the output of the script in this process."""
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    monkeypatch.setenv("COLUMNS", "160")
-    main = importlib.import_module("train_explorer").main
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        code = 0
-        try:
-            main(list(arguments))
-        except SystemExit as done:
-            code = int(done.code or 0)
-        return code, *capsys.readouterr()
-
-    return run
 
 
 def test_help_shows_every_option_with_its_default(call: Call) -> None:

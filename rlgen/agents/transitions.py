@@ -62,6 +62,12 @@ class Transitions:
         """Some of the steps."""
         return Transitions(*(getattr(self, f.name)[index] for f in dataclasses.fields(self)))
 
+    def to(self, device: torch.device) -> "Transitions":
+        """The steps on a device; themselves if they are there."""
+        if self.obs.device == device:
+            return self
+        return Transitions(*(getattr(self, f.name).to(device) for f in dataclasses.fields(self)))
+
     @property
     def done(self) -> Tensor:
         return self.terminated | self.truncated

@@ -85,11 +85,7 @@ class NetworkBonus(Configurable, ABC):
 
     def placed(self, t: Transitions) -> Transitions:
         """The steps on the networks' device."""
-        device = self.learnt[0].device
-        if t.obs.device == device:
-            return t
-        parts = (t.obs, t.action, t.reward, t.next_obs, t.terminated, t.truncated)
-        return Transitions(*(part.to(device) for part in parts))
+        return t.to(self.learnt[0].device)
 
     def state_dict(self) -> dict[str, Any]:
         state = {

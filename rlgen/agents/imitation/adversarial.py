@@ -106,7 +106,7 @@ class Adversary(Configurable, ABC):
 
     @torch.no_grad()
     def reward(self, t: Transitions) -> Tensor:
-        here = self._placed(t)
+        here = t.to(self.parameters[0].device)
         paid = self.pay(self.judge(self.pairs.steps(here)))
         if self.absorbing:
             level = self.level()
@@ -126,7 +126,7 @@ class Adversary(Configurable, ABC):
             of what the agent was judged by that came after the end of an episode: 0 without
             absorbing states.
         """
-        agent = self.pairs.rows(self._placed(t), absorbing=self.absorbing)
+        agent = self.pairs.rows(t.to(self.parameters[0].device), absorbing=self.absorbing)
         expert = self.expert = self.expert.to(agent.over.device)
         self.pairs.note(agent)
         figures = []
@@ -177,13 +177,6 @@ class Adversary(Configurable, ABC):
             rows.to(torch.device(device)) for rows in (self.expert, self.some)
         )
         return self
-
-    def _placed(self, t: Transitions) -> Transitions:
-        device = self.parameters[0].device
-        if t.obs.device == device:
-            return t
-        parts = (t.obs, t.action, t.reward, t.next_obs, t.terminated, t.truncated)
-        return Transitions(*(part.to(device) for part in parts))
 
 
 class GAIL(Adversary):

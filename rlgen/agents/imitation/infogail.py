@@ -144,7 +144,7 @@ class InfoGAIL(Configurable):
         obs, code = without_code(t.obs, self.codes)
         next_obs, _ = without_code(t.next_obs, self.codes)
         parts = (obs, t.action, t.reward, next_obs, t.terminated, t.truncated)
-        return Transitions(*(part.to(device) for part in parts)), code.to(device)
+        return Transitions(*parts).to(device), code.to(device)
 
     def _check(self, obs: Tensor) -> None:
         first, *rest = self.gail.pairs.event_shape
