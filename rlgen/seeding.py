@@ -4,10 +4,14 @@
 `generator` argument that half of torch cannot honour, a block of code borrows the global state.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
 
 import torch
+
+_times: ContextVar[int] = ContextVar("times", default=1)
 
 
 @contextmanager
@@ -53,6 +57,35 @@ def drawing_from(source: int | torch.Generator | None) -> Iterator[None]:
                 _set_state(device, state)
 
 
+@contextmanager
+def repeating(times: int) -> Iterator[None]:
+    """Within the block, `uniform` and `normal` give each number to so many rows.
+
+    A batch then holds `times` groups of rows, one after the other, that all meet the same noise.
+
+    Example:
+        >>> import torch
+        >>> with repeating(2):
+        ...     noise = uniform((6,), torch.zeros(()))
+        >>> assert torch.equal(noise[:3], noise[3:])
+    """
+    before = _times.set(times)
+    try:
+        yield
+    finally:
+        _times.reset(before)
+
+
+def uniform(shape: Sequence[int], like: torch.Tensor) -> torch.Tensor:
+    """Numbers on [0, 1) in the dtype and on the device of `like`; see `repeating`."""
+    return _drawn(torch.rand, shape, like)
+
+
+def normal(shape: Sequence[int], like: torch.Tensor) -> torch.Tensor:
+    """Standard normal numbers in the dtype and on the device of `like`; see `repeating`."""
+    return _drawn(torch.randn, shape, like)
+
+
 def mix(seed: int, *counters: int) -> int:
     """A seed for one numbered event of a seeded stream, such as step 7 of run 0.
 
@@ -68,6 +101,17 @@ def mix(seed: int, *counters: int) -> int:
 
 
 _MASK = (1 << 64) - 1
+
+
+def _drawn(draw: Any, shape: Sequence[int], like: torch.Tensor) -> torch.Tensor:
+    times = _times.get()
+    if times == 1:
+        drawn: torch.Tensor = draw(*shape, dtype=like.dtype, device=like.device)
+        return drawn
+    if not shape or shape[0] % times:
+        raise ValueError(f"{times} groups must share the noise of shape {tuple(shape)} evenly")
+    once = draw(shape[0] // times, *shape[1:], dtype=like.dtype, device=like.device)
+    return torch.cat([once] * times)
 
 
 def _get_state(device: torch.device) -> torch.Tensor:

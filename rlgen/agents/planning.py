@@ -1,4 +1,4 @@
-"""Exact answers on tabular worlds: values, soft values, occupancies, gradients' referees.
+"""Exact answers on tabular worlds, values, soft values, occupancies; and a search for plans.
 
 Everything takes an `MDP` (`world.mdp()`: P[s, a, s'], R[s, a], p(s_0), terminal) and is exact up to
 float64. A terminal state earns nothing and leads to itself. With a horizon, quantities are lists
@@ -6,6 +6,7 @@ over time; without one, they are stationary and need a discount below 1.
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -197,3 +198,66 @@ def _backup(mdp: MDP, value: Tensor, discount: float) -> Tensor:
 def _check_discount(discount: float) -> None:
     if not 0.0 <= discount < 1.0:
         raise ValueError(f"'discount' must be at least 0 and below 1, got {discount}")
+
+
+@torch.no_grad()
+def cross_entropy(
+    worth: Callable[[Tensor], Tensor],
+    count: int,
+    *,
+    horizon: int,
+    actions: int,
+    candidates: int = 128,
+    elites: int = 16,
+    rounds: int = 4,
+    smoothing: float = 0.1,
+) -> Tensor:
+    """The cross-entropy method over sequences of discrete actions, for several problems at once.
+
+    Each time of each problem has a distribution over actions. A round draws plans, keeps the best,
+    and takes the actions' shares among them, so a step whose action makes no difference stays
+    undecided.
+
+    References:
+        Reuven Rubinstein. The Cross-Entropy Method for Combinatorial and Continuous Optimization,
+        1999. https://doi.org/10.1023/A:1010091220143
+
+    Args:
+        worth: plans (count, candidates, horizon) -> what each is worth, (count, candidates).
+        count: of problems.
+        horizon: actions in a plan.
+        actions: how many there are.
+        candidates: plans in a round.
+        elites: how many are kept.
+        rounds: of drawing and choosing.
+        smoothing: share of the uniform distribution in what the next round draws from.
+
+    Returns:
+        The best plan that was drawn for each problem, with shape (count, horizon).
+
+    Example:
+        >>> import torch
+        >>> from rlgen.agents.planning import cross_entropy
+        >>> ones = lambda plans: (plans == 1).sum(-1).float()
+        >>> cross_entropy(ones, 2, horizon=3, actions=2)
+        tensor([[1, 1, 1],
+                [1, 1, 1]])
+    """
+    if not 1 <= elites <= candidates:
+        raise ValueError(f"'elites' must be from 1 to {candidates}, got {elites}")
+    if horizon < 1 or rounds < 1:
+        raise ValueError(f"'horizon' and 'rounds' must be positive, got {horizon} and {rounds}")
+    shares = torch.full((count, horizon, actions), 1.0 / actions)
+    best, record = torch.zeros(count, horizon, dtype=torch.long), torch.full((count,), -math.inf)
+    for _ in range(rounds):
+        drawn = torch.multinomial(shares.flatten(0, 1), candidates, replacement=True)
+        plans = drawn.unflatten(0, (count, horizon)).mT
+        value = worth(plans).to(record)
+        top = value.topk(elites, dim=1)
+        better = top.values[:, 0] > record
+        record = torch.where(better, top.values[:, 0], record)
+        best[better] = plans[torch.arange(count), top.indices[:, 0]][better]
+        kept = plans.gather(1, top.indices[..., None].expand(-1, -1, horizon))
+        counted = torch.nn.functional.one_hot(kept, actions).float().mean(1)
+        shares = (1.0 - smoothing) * counted + smoothing / actions
+    return best

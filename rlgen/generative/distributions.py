@@ -9,6 +9,8 @@ from torch.distributions import Distribution, constraints
 from torch.nn import functional as F
 from torch.types import _size
 
+from rlgen.seeding import normal, uniform
+
 _Shape = torch.Size | list[int] | tuple[int, ...]
 _NONE = torch.Size()
 
@@ -32,7 +34,7 @@ class Categorical(torch.distributions.Categorical):
     def sample(self, sample_shape: _size = _NONE) -> Tensor:
         below = self.probs.detach().cumsum(-1)
         whole = below[..., -1]
-        draw = torch.rand(*sample_shape, *whole.shape, dtype=whole.dtype, device=whole.device)
+        draw = uniform((*sample_shape, *whole.shape), whole)
         # strictly less than the whole after rounding: a symbol of no probability is never drawn
         draw = draw.clamp_max(1.0 - torch.finfo(whole.dtype).eps) * whole
         return (below <= draw[..., None]).sum(-1)
@@ -43,6 +45,35 @@ class Categorical(torch.distributions.Categorical):
     def entropy(self) -> Tensor:
         floor = torch.finfo(self.logits.dtype).min
         return -(self.probs * self.logits.clamp_min(floor)).sum(-1)
+
+
+class MixtureOfNormals(torch.distributions.MixtureSameFamily):
+    """Torch's, of diagonal normals, drawn from the one component that was chosen.
+
+    Args:
+        logits: of the components, with shape (*batch, K).
+        mean: with shape (*batch, K, *event).
+        scale: with shape (*batch, K, *event).
+    """
+
+    def __init__(self, logits: Tensor, mean: Tensor, scale: Tensor) -> None:
+        self.mean_of_each, self.scale_of_each = mean, scale
+        normals: Distribution = torch.distributions.Normal(mean, scale, validate_args=False)
+        dims = mean.ndim - logits.ndim
+        if dims:
+            normals = torch.distributions.Independent(normals, dims, validate_args=False)
+        super().__init__(Categorical(logits), normals, validate_args=False)
+
+    def sample(self, sample_shape: _size = _NONE) -> Tensor:
+        chosen = self.mixture_distribution.sample(sample_shape)
+        dims = len(self.event_shape)
+        index = chosen.reshape(*chosen.shape, 1, *[1] * dims)
+        shape = (*sample_shape, *self.mean_of_each.shape)
+        index = index.expand(*index.shape[: chosen.ndim + 1], *self.event_shape)
+        at = -1 - dims
+        mean = self.mean_of_each.expand(shape).gather(at, index).squeeze(at)
+        scale = self.scale_of_each.expand(shape).gather(at, index).squeeze(at)
+        return (mean + scale * normal(mean.shape, mean)).detach()
 
 
 class DiscretisedLogistic(Distribution):

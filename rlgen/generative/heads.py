@@ -81,15 +81,20 @@ class _Elementwise(Head):
 
 @dataclass(frozen=True)
 class Normal(_Elementwise):
-    """Independent Gaussians."""
+    """Independent Gaussians; a temperature multiplies their variances."""
 
     min_scale: float = 1e-3
+    temperature: float = 1.0
     width: ClassVar[int] = 2
     support: ClassVar[Support] = Real()
 
+    def __post_init__(self) -> None:
+        _check_temperature(self.temperature)
+
     def elements(self, outputs: Tensor) -> Distribution:
         mean, raw = outputs.unbind(-1)
-        return D.Normal(mean, positive(raw, self.min_scale), validate_args=False)
+        scale = math.sqrt(self.temperature) * positive(raw, self.min_scale)
+        return D.Normal(mean, scale, validate_args=False)
 
 
 @dataclass(frozen=True)
@@ -146,11 +151,13 @@ class Bernoulli(_Elementwise):
 
 @dataclass(frozen=True)
 class Categorical(_Elementwise):
-    """Independent symbols from 0 to `categories` - 1."""
+    """Independent symbols from 0 to `categories` - 1; a temperature divides their logits."""
 
     categories: int
+    temperature: float = 1.0
 
     def __post_init__(self) -> None:
+        _check_temperature(self.temperature)
         if self.categories < 2:
             raise ValueError(f"'categories' must be at least 2, got {self.categories}")
 
@@ -163,18 +170,23 @@ class Categorical(_Elementwise):
         return Symbols(self.categories)
 
     def elements(self, outputs: Tensor) -> Distribution:
-        return extra.Categorical(outputs)
+        return extra.Categorical(outputs / self.temperature)
 
 
 @dataclass(frozen=True)
 class MixtureOfNormals(Head):
-    """A mixture of diagonal Gaussians over the whole event: one component for all its parts."""
+    """A mixture of diagonal Gaussians over the whole event: one component for all its parts.
+
+    A temperature divides the logits of the components and multiplies their variances.
+    """
 
     components: int = 5
     min_scale: float = 1e-3
+    temperature: float = 1.0
     support: ClassVar[Support] = Real()
 
     def __post_init__(self) -> None:
+        _check_temperature(self.temperature)
         _check_components(self.components)
 
     def size(self, event_shape: EventShape = ()) -> int:
@@ -185,9 +197,8 @@ class MixtureOfNormals(Head):
         parts = rest.unflatten(-1, (2, self.components, *event_shape))
         raw_mean, raw_scale = parts.unbind(-2 - len(event_shape))
         shift = _spread(self.components, outputs).reshape(-1, *[1] * len(event_shape))
-        scale = positive(raw_scale, self.min_scale)
-        normals = D.Normal(raw_mean + shift, scale, validate_args=False)
-        return _mixture(logits, _as_event(normals, len(event_shape)))
+        scale = math.sqrt(self.temperature) * positive(raw_scale, self.min_scale)
+        return extra.MixtureOfNormals(logits / self.temperature, raw_mean + shift, scale)
 
 
 @dataclass(frozen=True)
@@ -274,6 +285,11 @@ def _spread(components: int, like: Tensor) -> Tensor:
     if components == 1:
         return like.new_zeros(1)
     return torch.linspace(-1, 1, components, dtype=like.dtype, device=like.device)
+
+
+def _check_temperature(temperature: float) -> None:
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"'temperature' must be positive and finite, got {temperature}")
 
 
 def _check_components(components: int) -> None:

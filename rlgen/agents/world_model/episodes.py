@@ -1,0 +1,114 @@
+"""Episodes as V sees them, cut into the windows that M learns from."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rlgen.agents.imitation.demonstrations import Demonstrations
+from rlgen.agents.world_model.memory import Memory, Windows
+from rlgen.agents.world_model.vision import Vision
+
+
+@dataclass(frozen=True)
+class Latents:
+    """Whole episodes, one after the other; the one with T steps has T + 1 latents.
+
+    Attributes:
+        mean: latents, or their means, (steps + episodes, n).
+        noise: how far the encoder's noise moves each number, or None for symbols.
+        action: one for each latent; that of an episode's last latent means nothing.
+        reward: of the step that begins there.
+        terminated: whether that step ended the task.
+        first: where each episode begins, (episodes,).
+        steps: of each episode, (episodes,).
+    """
+
+    mean: Tensor
+    noise: Tensor | None
+    action: Tensor
+    reward: Tensor
+    terminated: Tensor
+    first: Tensor
+    steps: Tensor
+
+    @classmethod
+    def of(cls, data: Demonstrations, vision: Vision) -> "Latents":
+        """The episodes as `vision` sees them; rewards must be known."""
+        if any(one.reward is None for one in data):
+            raise ValueError("a world model learns from rewards, and some episodes have none")
+        mean, noise = vision.posterior(torch.cat([one.obs for one in data]))
+        device = mean.device
+        action = [torch.cat([one.action, one.action[-1:]]) for one in data]
+        reward = [torch.cat([one.reward, one.reward.new_zeros(1)]) for one in data]  # type: ignore[union-attr, list-item]
+        ends = [torch.zeros(len(one) + 1, dtype=torch.bool, device=device) for one in data]
+        for one, flags in zip(data, ends, strict=True):
+            flags[-2] = one.terminated
+        steps = torch.tensor([len(one) for one in data], device=device)
+        first = (steps + 1).cumsum(0) - (steps + 1)
+        parts = (torch.cat(action), torch.cat(reward).to(mean.device), torch.cat(ends))
+        return cls(mean, noise, *parts, first, steps)
+
+    def draw(self, index: Tensor) -> Tensor:
+        """Latents at an index of any shape; numbers with fresh noise of the encoder."""
+        mean = self.mean[index]
+        return mean if self.noise is None else mean + self.noise[index] * torch.randn_like(mean)
+
+    def windows(self, count: int, length: int, ends: float = 0.25) -> Windows:
+        """Random pieces of episodes; where one is shorter than `length`, what is left has weight 0.
+
+        Args:
+            count: how many.
+            length: steps of each.
+            ends: the share of them that are the last steps of an episode that terminated, if there
+                is one. Ends are rare, and a memory that hardly sees them never foresees them.
+        """
+        episode = torch.multinomial(self.steps.to(torch.float32), count, replacement=True)
+        latest = (self.steps - length).clamp_min(0)
+        begin = (torch.rand(count, device=episode.device) * (latest[episode] + 1)).long()
+        ended = self.terminated[self.first + self.steps - 1].nonzero().squeeze(1)
+        some = round(ends * count) if len(ended) else 0
+        if some:
+            chosen = ended[torch.randint(len(ended), (some,), device=episode.device)]
+            episode[:some], begin[:some] = chosen, latest[chosen]
+        offset = begin[:, None] + torch.arange(length + 1, device=episode.device)
+        weight = (offset[:, :-1] < self.steps[episode, None]).to(torch.float32)
+        index = self.first[episode, None] + offset.minimum(self.steps[episode, None])
+        here = index[:, :-1]
+        return Windows(
+            self.draw(index), self.action[here], self.reward[here], self.terminated[here], weight
+        )
+
+    def padded(self) -> Windows:
+        """All episodes whole, each in a row as long as the longest; latents without noise."""
+        offset = torch.arange(int(self.steps.max()) + 1, device=self.steps.device)
+        weight = (offset[None, :-1] < self.steps[:, None]).to(torch.float32)
+        index = self.first[:, None] + offset.minimum(self.steps[:, None])
+        here = index[:, :-1]
+        return Windows(
+            self.mean[index], self.action[here], self.reward[here], self.terminated[here], weight
+        )
+
+    @torch.no_grad()
+    def starts(self, memory: Memory, most: int, *, resets: bool = False) -> tuple[Tensor, Tensor]:
+        """Latents from which a dream can go on, and the memory's states before them.
+
+        Args:
+            memory: whose states.
+            most: how many at most, drawn at random.
+            resets: the first latents of episodes only, instead of any that is not the last.
+        """
+        if resets:
+            some = torch.randperm(len(self.steps), device=self.steps.device)[:most]
+            return self.draw(self.first[some]), memory.initial_state(len(some))
+        rows, width = self.padded(), int(self.steps.max())
+        episode = torch.randperm(len(self.steps), device=self.steps.device)[:most]
+        share = -(-most // len(episode))  # of each episode's steps, one or a few
+        at = torch.rand(len(episode), share, device=episode.device) * self.steps[episode, None]
+        at = at.long()
+        z, action = rows.z[episode, :width], rows.action[episode]
+        states = memory.states(z, action)
+        before = torch.cat([memory.initial_state(len(z))[:, None], states[:, :-1]], dim=1)
+        chosen = torch.arange(len(episode), device=at.device)[:, None]
+        index = self.first[episode, None] + at
+        return self.draw(index).flatten(0, 1)[:most], before[chosen, at].flatten(0, 1)[:most]
