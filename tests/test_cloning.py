@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rlgen.agents import PPO, ActorCritic, Policy, Transitions
 from rlgen.agents.imitation import BC, Demonstrations, Trajectory
-from rlgen.envs import OpenWorld
+from rlgen.envs import FourRooms, OpenWorld
 from tests.shown import KINDS, Kind, by_counts, onehot_spaces, single_steps, walks_of_expert
 from tests.walks import copied, same
 
@@ -103,6 +103,16 @@ def test_actions_stay_within_their_bounds() -> None:
         assert all(box.contains(row.numpy()) for row in done)
         done, _ = bc.act(obs.repeat(10, 1), deterministic=deterministic)
         assert all(box.contains(row.numpy()) for row in done)
+
+
+def test_one_pixel_that_moves_is_seen_from_the_start() -> None:
+    """Of 507 pixels only the agent's tells what to do, and a clone must not wait on a plateau."""
+    world = FourRooms(104, goal="none", observation="image", seed=0)
+    world.reset()
+    world.load_state_dict({**world.state_dict(), "cell": torch.arange(104)})
+    policy = Policy.of(world.observation_space, world.action_space)
+    features = policy.net.features(world.observe()).detach()
+    assert float((features[1:] - features[:1]).norm(dim=1).min()) > 0.25
 
 
 def test_dictionaries_of_observations() -> None:

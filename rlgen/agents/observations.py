@@ -18,7 +18,8 @@ class Features(nn.Module):
 
     Bytes with shape (rows, columns, 3), up to 32 x 32, are MiniGrid's symbols and are scaled by
     what each can be; other bytes are intensities from 0 to 255; everything else stays as it is.
-    Pictures, with shape (channels, height, width), go through convolutions, all else is flattened.
+    Pictures, with shape (channels, height, width), go through a `PictureNet`, all else is
+    flattened.
 
     Args:
         shape: of one observation.
@@ -35,7 +36,7 @@ class Features(nn.Module):
             scale = torch.tensor(_CELL if is_symbolic(shape) else (255.0,)).reciprocal()
         self.register_buffer("scale", scale, persistent=False)
         self.picture = dtype == torch.uint8 and not is_symbolic(shape) and is_image(shape)
-        self.convolutions = ImageEncoder(self.shape, 64, hidden=()) if self.picture else None
+        self.convolutions = PictureNet(self.shape, 64) if self.picture else None
         self.width = 64 if self.picture else math.prod(self.shape)
 
     def scaled(self, obs: Tensor) -> Tensor:
@@ -53,8 +54,31 @@ class Features(nn.Module):
         x = self.scaled(obs)
         if self.convolutions is None:
             return x.flatten(1)
-        features: Tensor = self.convolutions(x[..., None])
+        features: Tensor = self.convolutions(x)
         return features
+
+
+class PictureNet(nn.Module):
+    """Convolutions over a picture and, added to them, a linear map of its pixels.
+
+    Convolutions begin small, so that of one small thing which moves next to nothing comes through
+    them, and learning would wait for it on a plateau. The linear map passes it on from the start.
+
+    Args:
+        shape: of one picture, (channels, height, width).
+        outputs: how many.
+    """
+
+    def __init__(self, shape: Sequence[int], outputs: int) -> None:
+        super().__init__()
+        self.convolutions = ImageEncoder(shape, outputs, hidden=())
+        self.pixels = nn.Linear(math.prod(shape), outputs, bias=False)
+        nn.init.normal_(self.pixels.weight, std=math.prod(shape) ** -0.5)  # of about unit size
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, *shape) from 0 to 1 -> (B, outputs)."""
+        out: Tensor = self.convolutions(x[..., None]) + self.pixels(x.flatten(1))
+        return out
 
 
 class ObservationNet(nn.Module):

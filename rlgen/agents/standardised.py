@@ -21,8 +21,8 @@ class Standardised(nn.Module):
     Args:
         space: of observations, a Box or a Dict.
         pictures: keep the form of pictures, pixel by pixel, so that what never changes in them is
-            zero and what is small and moves is large; else they go through fixed random
-            convolutions.
+            zero and what is small and moves is large; else they go through a fixed random
+            network.
     """
 
     count: Tensor

@@ -173,8 +173,8 @@ class Disagreement(NetworkBonus):
         bonus = mean over features of Var over members m of f_m(s, a)
 
     Members learn the mean of s' each from its own bootstrap of the steps. About noise they agree in
-    the end, as all find the same mean. s is the observation itself, and of a picture what fixed
-    random convolutions see in it.
+    the end, as all find the same mean. s is the observation itself, and of a picture what a
+    fixed random network sees in it.
 
     References:
         Deepak Pathak, Dhiraj Gandhi and Abhinav Gupta. Self-Supervised Exploration via
