@@ -1,6 +1,7 @@
 """Codes of episodes, the posterior that reads them, and what reading them pays."""
 
 import copy
+import dataclasses
 import math
 from typing import Any
 
@@ -10,7 +11,15 @@ from scipy import stats
 from torch import Tensor
 
 from rlgen.agents import PPO, Policy, RewardModel, Transitions
-from rlgen.agents.imitation import GAIL, Coded, Demonstrations, InfoGAIL, Trajectory
+from rlgen.agents.imitation import (
+    GAIL,
+    Coded,
+    Demonstrations,
+    Expert,
+    InfoGAIL,
+    Trajectory,
+    record,
+)
 from rlgen.envs import FourRooms, MiniGrid, OpenWorld
 from rlgen.envs.world import TensorWorld, World
 from rlgen.generative import Wasserstein
@@ -391,6 +400,49 @@ def test_pictures_with_planes() -> None:
         info.update(steps(seen, t.action))
     bonus = info.reward(steps(seen, t.action)) - gail.reward(steps(left, t.action))
     assert float(bonus.mean()) == pytest.approx(math.log(2), abs=0.1)
+
+
+@pytest.mark.parametrize("options", [{}, {"game": Wasserstein(), "reward": "logit", "clip": 0.05}])
+def test_each_term_pulls_the_policy_its_own_way(options: dict[str, Any]) -> None:
+    """Critic, posterior and the world's own reward, from pictures; none is another's shadow."""
+    bare = FourRooms(64, start=(1, 1), goal=(2, 2), max_steps=4, observation="image", seed=0)
+    expert = Expert(bare, torch.eye(4, dtype=torch.float64)[3].expand(104, -1))  # not to the goal
+    shown = record(bare, expert, 16, seed=0)
+    few: dict[str, Any] = {"updates": 4, "batch_size": 64, "seed": 0}
+    given: dict[str, Any] = {"absorbing": False, "penalty": 0.0, **few, **options}
+    gail = GAIL(shown, bare.observation_space, bare.action_space, **given)
+    info, t = InfoGAIL(gail, codes=2, weight=1.0, **few), _preferring(12)
+    for _ in range(10):
+        info.update(t)
+    judged = gail.reward(dataclasses.replace(t, obs=t.obs[:, :-2], next_obs=t.next_obs[:, :-2]))
+    terms = {"critic": judged, "posterior": info.reward(t) - judged, "world": t.reward}
+    policy = Policy.of(Coded(bare, 2).observation_space, bare.action_space)
+    likely = policy.log_prob(t.action, t.obs)
+    pulls = []
+    for name, paid in terms.items():
+        assert float(paid.std()) > 1e-3, name
+        worth = (paid - paid.mean()) / paid.std()
+        parts = torch.autograd.grad(
+            (likely * worth).mean(), list(policy.parameters()), retain_graph=True
+        )
+        pull = torch.cat([part.flatten() for part in parts])
+        assert float(pull.norm()) > 1e-3, name
+        pulls.append(pull / pull.norm())
+    between = torch.stack(pulls) @ torch.stack(pulls).T - torch.eye(3)
+    assert float(between.abs().max()) < 0.9, between
+
+
+def _preferring(length: int) -> Transitions:
+    """Steps of one who does more often what has the number of its code."""
+    world, generator = Coded(pictures(64), 2, seed=0), torch.Generator().manual_seed(0)
+    obs, rows = world.reset(), []
+    for _ in range(length):
+        other = torch.randint(4, (64,), generator=generator)
+        action = torch.where(torch.rand(64, generator=generator) < 0.5, world.code, other)
+        step = world.step(action)
+        rows.append((obs, action, step.reward, step.final_obs, step.terminated, step.truncated))
+        obs = step.obs
+    return Transitions(*(torch.cat(part) for part in zip(*rows, strict=True)))
 
 
 def test_what_does_not_fit_is_refused() -> None:
