@@ -23,6 +23,7 @@ from rlgen.generative import (
 )
 from rlgen.generative.fitting import Callback
 from rlgen.generative.model import evaluating
+from rlgen.generative.support import check_batch
 
 _AT_ONCE = 4096  # observations that pass the networks together
 _CONSTANT = 1e-8  # a number with less variance never changes
@@ -80,6 +81,8 @@ class Vision(Configurable, nn.Module):
         if model.event_shape != shape:
             raise ValueError(f"'model' must be over {tuple(shape)}, got {tuple(model.event_shape)}")
         self.event_shape, self.model = shape, model
+        if not isinstance(getattr(torch, dtype, None), torch.dtype):
+            raise ValueError(f"'dtype' must be the name of one of torch's, got {dtype!r}")
         self.dtype: torch.dtype = getattr(torch, dtype)
         self.bytes = Features(shape, self.dtype).requires_grad_(False)
         self.bytes.convolutions = None  # for its scale of bytes alone
@@ -176,14 +179,17 @@ class Vision(Configurable, nn.Module):
     @torch.no_grad()
     def measure(self, obs: Tensor) -> None:
         """Take mean and deviation of each number from these observations."""
+        check_batch("obs", obs, self.event_shape)
         x = self.bytes.scaled(obs)
         variance = x.var(0, unbiased=False)
         self.mean.copy_(x.mean(0))
-        self.deviation.copy_(torch.where(variance > _CONSTANT, variance, 1.0).sqrt())
+        self.deviation.copy_(torch.where(variance > _CONSTANT, variance, 0.0).sqrt())
 
     def standard(self, obs: Tensor) -> Tensor:
         """Observations as the model sees them."""
-        return (self.bytes.scaled(obs) - self.mean) / self.deviation
+        check_batch("obs", obs, self.event_shape)
+        standard = (self.bytes.scaled(obs) - self.mean) / self.deviation
+        return torch.where(self.deviation > 0, standard, 0.0)
 
     def encode(self, obs: Tensor) -> Tensor:
         """The latents: symbols (B, positions) as integers, or the means of `encode`, (B, n)."""
@@ -200,6 +206,7 @@ class Vision(Configurable, nn.Module):
     @torch.no_grad()
     def decode(self, latent: Tensor) -> Tensor:
         """The observations that latents stand for, in the dtype that the world has."""
+        check_batch("latent", latent, self.latent_shape)
         return torch.cat([self._decode(part) for part in latent.split(_AT_ONCE)])
 
     def features(self, latent: Tensor) -> Tensor:
@@ -237,7 +244,8 @@ class Vision(Configurable, nn.Module):
             x = self.model.decode(code).mean * self.deviation + self.mean
         if self.dtype.is_floating_point:
             return x.to(self.dtype)
-        return (x / self.bytes.scale).round().clamp(0, 255).to(self.dtype)
+        limits = torch.iinfo(self.dtype)
+        return (x / self.bytes.scale).round().clamp(limits.min, limits.max).to(self.dtype)
 
     @torch.no_grad()
     def _measure_latents(self, obs: Tensor) -> None:
@@ -247,4 +255,4 @@ class Vision(Configurable, nn.Module):
         self.latent_deviation.fill_(1.0)
         latents, _ = self.posterior(obs)
         self.latent_mean.copy_(latents.mean(0))
-        self.latent_deviation.copy_(latents.std(0).clamp_min(1e-3))
+        self.latent_deviation.copy_(latents.std(0, correction=0).clamp_min(1e-3))
