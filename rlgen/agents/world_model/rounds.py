@@ -227,7 +227,8 @@ class Rounds:
         """
         actor, seed = self.pilot(), self._seed()
         self.model.collect(self.world, self.episodes, actor, seed=seed, progress=progress)
-        losses = self.model.fit(seed=seed, callback=callback, progress=progress, **self.fitting)
+        shown = None if progress else False  # None: where there is a terminal
+        losses = self.model.fit(seed=seed, callback=callback, progress=shown, **self.fitting)
         self.agent = self.dreamer.begin(self.model, seed)
         told = self.dreamer.learn(self.model, self.agent, seed, progress)
         self.round += 1

@@ -1,0 +1,210 @@
+"""The dreamers' door: a mistake is one line, and a run is a table, a picture and a folder."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from rlgen import checkpoint
+from rlgen.agents import PPO
+from rlgen.agents.world_model import Controller, WorldModel
+from rlgen.agents.world_model.rounds import ByEvolution, ByPlanning, ByPPO, Dreamer, Rounds
+from rlgen.envs import OpenWorld
+from rlgen.seeding import drawing_from
+from tests.walks import same
+
+ROOT = Path(__file__).resolve().parent.parent
+Call = Callable[..., tuple[int, str, str]]
+SCRIPT = "train_world_model"  # that `call` calls
+TINY = (
+    *("--world", "OpenWorld", "--size", "4", "--max-steps", "12", "--episodes", "8"),
+    *("--vision-steps", "4", "--memory-steps", "4", "--steps", "64", "--copies", "4"),
+    *("--symbols", "16", "--width", "16", "--evaluation", "8"),
+)
+
+
+def rows(out: str) -> dict[str, list[str]]:
+    """The cells of the closing table, by whom they are of."""
+    lines = [line.split("│")[1:-1] for line in out.splitlines() if line.startswith("│")]
+    return {cells[0].strip(): [cell.strip() for cell in cells[1:]] for cells in lines}
+
+
+def test_help_shows_every_option_with_its_default(call: Call) -> None:
+    code, out, err = call("--help")
+    assert (code, err) == (0, "")
+    for option in ("world", "latent", "symbols", "recurrence", "controller", "temperature"):
+        assert f"--{option}" in out
+    for option in ("steps", "rounds", "episodes", "evaluation", "device", "seed", "out"):
+        assert f"--{option}" in out
+    for default in ("FourRooms", "tokens", "gru", "ppo", "1.0", "100", "runs/world_model"):
+        assert f"default: {default}" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("--world", "FiveRooms"), "FiveRooms"),
+        (("--world", "CartPole-v1"), "CartPole-v1"),
+        (("--world", "MiniGrid-Empty-5x5-v0", "--slip", "0.1"), "--slip"),
+        (("--world", "MiniGrid-Empty-5x5-v0", "--observation", "xy"), "--observation"),
+        (("--size", "5"), "--size"),
+        (("--observation", "smell"), "smell"),
+        (("--start", "0", "0"), "start"),
+        (("--goal", "1", "99"), "goal"),
+        (("--latent", "words"), "words"),
+        (("--recurrence", "lstm"), "lstm"),
+        (("--recurrence", "attention", "--width", "6"), "--width"),
+        (("--controller", "dqn"), "dqn"),
+        (("--temperature", "0"), "--temperature"),
+        (("--temperature", "nan"), "--temperature"),
+        (("--slip", "2"), "--slip"),
+        (("--symbols", "1"), "--symbols"),
+        (("--rounds", "0"), "--rounds"),
+        (("--episodes", "0"), "--episodes"),
+        (("--steps", "many"), "many"),
+        (("--memory-steps", "-1"), "--memory-steps"),
+        (("--horizon", "0"), "--horizon"),
+        (("--max-steps", "-1"), "--max-steps"),
+        (("--device", "abacus"), "abacus"),
+        (("--seed", "-1"), "--seed"),
+        (("--rouns", "3"), "--rouns"),
+    ],
+)
+def test_a_mistake_is_one_line_and_starts_nothing(
+    call: Call, tmp_path: Path, arguments: tuple[str, ...], named: str
+) -> None:
+    code, out, err = call("--out", str(tmp_path / "runs"), *arguments)
+    assert (code, out) == (2, "")
+    assert named in err and err.count("\n") == 1
+    assert not list(tmp_path.rglob("*"))
+
+
+def test_a_folder_that_cannot_be_is_one_line(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    code, out, err = call("--out", str(tmp_path / "file" / "runs"))
+    assert (code, out) == (2, "")
+    assert "cannot be written" in err and err.count("\n") == 1
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_run_leaves_all_it_promises_and_goes_on(call: Call, tmp_path: Path) -> None:
+    whole, half = tmp_path / "whole", tmp_path / "half"
+    code, out, err = call("--out", str(whole), *TINY, "--rounds", "2")
+    assert (code, err) == (0, "")
+    assert "Round 1:" in out and "Round 2:" in out
+    table = rows(out)
+    assert list(table)[-4:] == ["optimum", "chance", "ppo, really", "ppo, in the dream"]
+    assert table["optimum"][2] == "3.2"  # the mean of 15 distances
+    assert (whole / "dream.png").read_bytes().startswith(b"\x89PNG")
+    lines = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
+    assert [line["round"] for line in lines] == [1, 2]
+    assert len(WorldModel.load(whole / "model").data or ()) == 16
+    again = call("--out", str(whole), *TINY, "--rounds", "2")
+    assert again == (code, out, err)  # it had ended: the same table
+
+    assert call("--out", str(half), *TINY)[0] == 0
+    assert call("--out", str(half), *TINY, "--rounds", "2")[0] == 0
+    ends = [checkpoint.load(f / "checkpoint").state_dict() for f in (whole, half)]
+    assert same(*ends)
+    code, out, err = call("--out", str(half), *TINY, "--seed", "1")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "seed" in err
+
+
+@pytest.mark.parametrize(
+    ("controller", "observation"), [("cma", "image"), ("cma", "onehot"), ("planner", "xy")]
+)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_everything_fits(call: Call, tmp_path: Path, controller: str, observation: str) -> None:
+    other = ("--latent", "numbers", "--recurrence", "attention", "--temperature", "1.3")
+    short = ("--controller", controller, "--generations", "2", "--horizon", "2")
+    where = ("--out", str(tmp_path), "--observation", observation)
+    code, out, err = call(*where, *TINY, *other, *short, "--evaluation", "2")
+    assert (code, err) == (0, "")
+    assert list(rows(out))[-2:] == [f"{controller}, really", f"{controller}, in the dream"]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_minigrid_is_dreamt_of_too(call: Call, tmp_path: Path) -> None:
+    tiny = TINY[6:]  # with the world's own size and time
+    code, out, err = call("--out", str(tmp_path), *tiny, "--world", "MiniGrid-Empty-5x5-v0")
+    assert (code, err) == (0, "")
+    table = rows(out)
+    assert table["optimum"][0] == "100.0%" and float(table["optimum"][1]) > 0.9
+    assert len(table["ppo, in the dream"]) == 3  # there is no map to tell false goals by
+
+
+def small(dreamer: Dreamer) -> Rounds:
+    world = OpenWorld(8, size=4, max_steps=12)
+    with drawing_from(0):
+        model = WorldModel.of(world, symbols=16, width=16)
+    fitting = {"vision_steps": 4, "memory_steps": 4}
+    return Rounds(model, world, dreamer, episodes=8, fitting=fitting)
+
+
+DREAMERS = (
+    ByPPO(steps=64, copies=4, max_steps=12),
+    ByEvolution(2, population=8, rollouts=2, max_steps=12),
+    ByPlanning(planner={"horizon": 2, "candidates": 8, "elites": 2}),
+)
+
+
+@pytest.mark.parametrize("dreamer", DREAMERS, ids=lambda d: type(d).__name__)
+def test_rounds_go_on_as_if_they_had_never_stopped(dreamer: Dreamer) -> None:
+    whole, half = small(dreamer), small(dreamer)
+    whole.iterate()
+    half.load_state_dict(whole.state_dict())
+    torch.manual_seed(123)  # what is drawn elsewhere makes no difference
+    assert whole.iterate() == half.iterate()
+    assert same(whole.state_dict(), half.state_dict())
+
+
+def test_a_round_is_what_was_said() -> None:
+    rounds = small(DREAMERS[1])
+    assert rounds.pilot() is None and rounds.steps == 0
+    rounds.iterate()
+    data = rounds.model.data
+    assert data is not None and rounds.steps == data.steps
+    assert isinstance(rounds.agent, Controller)
+    before = rounds.agent
+    rounds.iterate()
+    assert rounds.agent is not before and len(rounds.model.data or ()) == 16
+    assert (rounds.model.data or data).trajectories[:8] == data.trajectories
+    with pytest.raises(ValueError, match="episodes"):
+        Rounds(rounds.model, rounds.world, DREAMERS[0], episodes=0)
+
+
+def test_a_controller_collects_with_some_chance_and_is_judged_without() -> None:
+    rounds = small(ByEvolution(1, population=8, rollouts=2, max_steps=12, chance=1.0))
+    rounds.iterate()
+    pilot = rounds.pilot()
+    obs = rounds.world.reset(0)[:1].repeat(64, 1)
+    sure, _ = pilot.act(obs, None, None, deterministic=True)  # type: ignore[union-attr]
+    unsure, _ = pilot.act(obs, None, None, deterministic=False)  # type: ignore[union-attr]
+    assert len(sure.unique()) == 1 and len(unsure.unique()) == 4
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_the_defaults_solve_four_rooms(call: Call, tmp_path: Path) -> None:
+    code, out, err = call("--out", str(tmp_path))
+    assert (code, err) == (0, "")
+    (line,) = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert line["step"] <= 10_000 and line["seconds"] < 120.0
+    assert line["real/success"] >= 0.95
+    optimum = float(rows(out)["optimum"][2])
+    assert line["real/length"] <= 1.35 * optimum
+    agent = PPO.load(tmp_path / "agent", WorldModel.load(tmp_path / "model").dream(64))
+    assert agent.total_steps == 65_536
+
+
+@pytest.mark.slow
+def test_it_starts_from_a_shell(tmp_path: Path) -> None:
+    command = [sys.executable, "scripts/train_world_model.py", "--out", str(tmp_path), *TINY]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "agent" / "config.json").exists()
