@@ -191,6 +191,14 @@ class Memory(GenerativeModel):
             given: z (B, T, n), actions (B, T), and weights, which make no difference here.
         """
         z_next, reward, terminated = told
+        steps = given[1].shape
+        if given[0].shape != z_next.shape or any(
+            part.shape != steps for part in (z_next[..., 0], reward, terminated)
+        ):
+            found = [tuple(part.shape) for part in (*told, *given[:2])]
+            raise ValueError(
+                f"z', rewards, ends, z and actions must be of the same steps, got {found}"
+            )
         h = self.recurrence.unroll(self._inputs(given[0], given[1]))
         rows, after = h.flatten(0, 1), z_next.flatten(0, 1)
         with unchecked():  # millions of them, checked when they were made
