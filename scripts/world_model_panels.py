@@ -1,0 +1,252 @@
+"""The document of `benchmark_world_model.py`, and its pictures, out of the rows it wrote."""
+
+import platform
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from imitation_pictures import COLOURS, pyplot, save
+
+Row = dict[str, Any]
+Rows = Sequence[Row]
+PLACES = {"rooms": "Four-Rooms", "open": "open world, 10x10"}
+ORDER = ("PPO", "CMA-ES", "PPO, untrained M")
+
+
+def document(rows: Rows, chance: dict[str, float], settings: str, out: Path) -> None:
+    """Write it.
+
+    Args:
+        rows: all that was measured.
+        chance: the exact success of random actions in each place.
+        settings: that were the same for all.
+        out: where to.
+    """
+    judged = [row for row in rows if row["kind"] == "truth"]
+    agents = [row for row in rows if row["kind"] == "agent"]
+    lines = [
+        "# Dreams",
+        "",
+        "`python scripts/benchmark_world_model.py truth`, `protocol`, `protocol --kind numbers`, "
+        "both with `--where open` too, then `report`.",
+        "",
+        f"{platform.machine()} {platform.system()}, one thread of a shared 2-core machine, Python "
+        f"{platform.python_version()}, torch {torch.__version__}. On a GPU: not measured. "
+        f"{settings}. Medians over seeds, the range in brackets.",
+    ]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    for slip in sorted({row["slip"] for row in judged}):
+        some = [row for row in judged if row["slip"] == slip]
+        picture = out.parent / f"world_model_truth{'_slip' if slip else ''}.png"
+        draw_horizons(some, picture)
+        lines += [*truth_table(some, slip), "", f"![by horizon]({picture.name})"]
+    for where in PLACES:
+        some = [row for row in agents if row["where"] == where]
+        lines += agents_table(some, where, chance[where]) if some else []
+    if agents:
+        draw_temperatures([row for row in agents if row["by"] == "PPO"], out.parent / TEMPERATURES)
+        lines += ["", f"![dreamed and real lengths by temperature]({TEMPERATURES})"]
+    out.write_text("\n".join(lines) + "\n")
+
+
+TEMPERATURES = "world_model_temperatures.png"
+
+
+def spread(found: Sequence[float], digits: int = 3) -> str:
+    if len(found) == 1:
+        return f"{found[0]:.{digits}f}"
+    middle = statistics.median(found)
+    return f"{middle:.{digits}f} ({min(found):.{digits}f} to {max(found):.{digits}f})"
+
+
+def middle(rows: Rows, figure: Callable[[Row], float], digits: int = 3) -> str:
+    return spread([figure(row) for row in rows], digits)
+
+
+def mean(found: Sequence[float]) -> float:
+    return sum(found) / len(found)
+
+
+def rate(found: Sequence[float | None]) -> float:
+    """The mean over horizons; where no dream was left there is none."""
+    return mean([x for x in found if x is not None and x == x])
+
+
+def table(head: Sequence[str], body: Sequence[Sequence[object]]) -> list[str]:
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return [*lines, *("| " + " | ".join(str(cell) for cell in row) + " |" for row in body)]
+
+
+# against the truth
+
+
+def truth_table(rows: Rows, slip: float) -> list[str]:
+    """One line for each M."""
+    first = rows[0]
+    steps = f"{statistics.median(row['steps'] for row in rows):,.0f}"
+    horizon, dreams = len(first["illegal"]), first["dreams"]
+    lines = [
+        "",
+        f"## Four-Rooms {'with slip ' + str(slip) if slip else 'without slip'}, {steps} real steps",
+        "",
+        f"Pictures, random actions, {dreams:,} dreams of {horizon} steps. Illegal: the share of "
+        "dreamed steps that are impossible. False goals: dreams that ended at no goal, of those "
+        "that ended; missed: arrivals at the goal that did not end, of all arrivals. Ends: the "
+        "largest difference, over horizons, of the share of dreams that have ended from the exact "
+        "share.",
+        "",
+    ]
+    head = ["M", "seeds", *(["accuracy at 30"] if not slip else []), "illegal a step"]
+    head += ["false goals", "missed goals", "ends", "TV after 15", "nats of the next cell"]
+    body = []
+    for who in dict.fromkeys(row["who"] for row in rows):
+        found = [row for row in rows if row["who"] == who]
+        line: list[object] = [who, len(found)]
+        if not slip:
+            line.append(middle(found, lambda row: row["accuracy"][-1]))
+        line += [
+            middle(found, lambda row: rate(row["illegal"]), 5),
+            fraction(found, "false", "ends"),
+            fraction(found, "missed", "arrivals"),
+            middle(found, off),
+            middle(found, lambda row: mean(row["spread"])),
+            middle(found, lambda row: row["nats"]) if "nats" in found[0] else "",
+        ]
+        body.append(line)
+    floor = spread([mean(row["floor"]) for row in rows])
+    entropy = statistics.median(row["entropy"] for row in rows if "entropy" in row)
+    return [
+        *lines,
+        *table(head, body),
+        "",
+        f"TV: of the cells after 15 steps from one cell, the mean over {len(first['spread'])} "
+        f"first cells, from the exact P^15; as many exact walks are {floor} away. The exact "
+        f"entropy of the next cell is {entropy:.3f} nats.",
+        "",
+        *([] if slip else ["Bars for tokens: accuracy ≥ .95, illegal ≤ .001, no false and no "
+                           "missed goals."]),
+        *(["Bars: nats at most .05 above the entropy and TV ≤ .08 for tokens; for the MDN-RNN the "
+           "aim is .15 above and TV ≤ .15."] if slip else []),
+    ]  # fmt: skip
+
+
+def fraction(rows: Rows, part: str, whole: str) -> str:
+    """Counts of all seeds together."""
+    return f"{sum(row[part] for row in rows)} of {sum(row[whole] for row in rows)}"
+
+
+def off(row: Row) -> float:
+    pairs = zip(row["ended"], row["exact_ended"], strict=True)
+    return float(max(abs(mine - exact) for mine, exact in pairs))
+
+
+def draw_horizons(rows: Rows, file: Path) -> None:
+    """Accuracy where there is one, illegal moves and the share of ended dreams by horizon."""
+    plt = pyplot()
+    panels = ["illegal", "ended"] if "accuracy" not in rows[0] else ["accuracy", "illegal", "ended"]
+    titles = {
+        "accuracy": "where it really would be",
+        "illegal": "impossible moves a step",
+        "ended": "have ended",
+    }
+    size = (4.6 * len(panels), 3.9)
+    figure, axes = plt.subplots(1, len(panels), figsize=size, layout="constrained")
+    people = list(dict.fromkeys(row["who"] for row in rows))
+    for axis, panel in zip(axes, panels, strict=True):
+        for who, colour in zip(people, COLOURS, strict=False):
+            found = torch.tensor([row[panel] for row in rows if row["who"] == who]).double()
+            horizon = range(1, found.shape[1] + 1)
+            line = "--" if "untrained" in who else "-"
+            values = found.median(0).values.clamp_min(1e-5 if panel == "illegal" else 0.0)
+            axis.plot(horizon, values, line, color=colour, label=who)
+        if panel == "ended":
+            axis.plot(horizon, rows[0]["exact_ended"], ":", color="black", label="exact")
+        axis.set(title=titles[panel], xlabel="horizon")
+        if panel != "accuracy":
+            axis.set_yscale("log")
+    axes[-1].legend(fontsize=7)
+    save(figure, file)
+
+
+# agents
+
+
+def agents_table(rows: Rows, where: str, chance: float) -> list[str]:
+    """One line for each M, way of learning and temperature."""
+    lines = [
+        "",
+        f"## Learnt in dreams: {PLACES[where]}",
+        "",
+        f"V and M from {steps_of(rows)} real random steps; nothing but the dream afterwards. "
+        f"{len(rows) and 1000:,} real episodes from any cell, at most 100 steps, and as many "
+        "dreamed ones from the same starts. Steps count failures as 100. Random actions succeed "
+        f"with probability {chance:.3f}, exactly. Real over optimum: mean steps over the mean "
+        "distance of the same starts. False goals: the share of dreamed ends that are at no goal.",
+        "",
+    ]
+    head = ["M", "C", "temperature", "seeds", "real success", "real steps", "dreamed steps"]
+    head += ["dreamed from real", "real over optimum", "false goals", "CPU-seconds"]
+    body = []
+    for who in dict.fromkeys(row["who"] for row in rows):
+        for by in ORDER:
+            some = [row for row in rows if row["who"] == who and row["by"] == by]
+            for hot in sorted({row["temperature"] for row in some}):
+                found = [row for row in some if row["temperature"] == hot]
+                body.append([who, by, hot, len(found), *agents_line(found)])
+    bars = (
+        "Bars at temperature 1, tokens: PPO's success ≥ .95, steps at most 1.35 of the optimum, "
+        "dreamed steps within 15 % of the real ones; CMA-ES's success ≥ .90 in at most 2 minutes; "
+        "with an untrained M at most .05 above random actions."
+    )
+    return [*lines, *table(head, body), "", bars]
+
+
+def steps_of(rows: Rows) -> str:
+    found = [row["steps"] for row in rows]
+    return f"{min(found):,} to {max(found):,}"
+
+
+def agents_line(found: Rows) -> list[str]:
+    seconds = [row["seconds"] for row in found if "seconds" in row]
+    return [
+        middle(found, lambda row: row["success"]),
+        middle(found, lambda row: row["length"], 1),
+        middle(found, lambda row: row["dreamed_length"], 1),
+        f"{100 * statistics.median(apart(row) for row in found):+.0f} %",
+        middle(found, lambda row: row["length"] / row["optimum"], 2),
+        middle(found, lambda row: row["dreamed_false"]),
+        f"{statistics.median(seconds):.0f}" if seconds else "",
+    ]
+
+
+def apart(row: Row) -> float:
+    return float(row["dreamed_length"] / row["length"] - 1.0)
+
+
+def draw_temperatures(rows: Rows, file: Path) -> None:
+    """Dreamed and real steps to the goal by temperature."""
+    plt = pyplot()
+    several = [
+        (where, who)
+        for where in PLACES
+        for who in dict.fromkeys(row["who"] for row in rows)
+        if len({r["temperature"] for r in rows if (r["where"], r["who"]) == (where, who)}) > 1
+    ]
+    if not several:
+        return
+    size = (4.6 * len(several), 3.9)
+    figure, axes = plt.subplots(1, len(several), figsize=size, layout="constrained", squeeze=False)
+    for axis, (where, who) in zip(axes[0], several, strict=True):
+        some = [row for row in rows if (row["where"], row["who"]) == (where, who)]
+        hot = sorted({row["temperature"] for row in some})
+        kinds = {"length": "real", "dreamed_length": "dreamed", "optimum": "optimum"}
+        for (name, label), colour in zip(kinds.items(), COLOURS, strict=False):
+            line = [statistics.median(r[name] for r in some if r["temperature"] == t) for t in hot]
+            axis.plot(hot, line, "o-", color=colour, label=label)
+            for row in some:
+                axis.plot(row["temperature"], row[name], ".", color=colour, alpha=0.4)
+        axis.set(title=f"{PLACES[where]}, {who}", xlabel="temperature", ylabel="steps to the goal")
+        axis.legend()
+    save(figure, file)
