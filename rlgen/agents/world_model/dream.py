@@ -73,6 +73,16 @@ class Dream(TensorWorld[Dreamt]):
     ) -> None:
         if groups < 1 or num_envs % groups:
             raise ValueError(f"'groups' must divide the {num_envs} copies evenly, got {groups}")
+        z, before = starts
+        if (
+            len(z) < 1
+            or z.shape[1:] != vision.latent_shape
+            or before.shape != memory.initial_state(len(z)).shape
+        ):
+            raise ValueError(
+                f"'starts' must be latents (n, {vision.latent_shape.numel()}) and as many states "
+                f"of the memory, got {tuple(z.shape)} and {tuple(before.shape)}"
+            )
         self.vision, self.memory = vision, memory.at_temperature(temperature)
         self.starts = starts
         self.temperature, self.remembering, self.groups = temperature, remembering, groups
@@ -107,7 +117,8 @@ class Dream(TensorWorld[Dreamt]):
     ) -> tuple[Dreamt, Tensor, Tensor]:
         del time
         memory = self.memory.step(state.z, action, state.memory)
-        with drawing_from(int(draws.key[0])), repeating(self.groups):
+        # of all keys: that of a copy which waits for the others stays the same
+        with drawing_from(int(draws.key.sum())), repeating(self.groups):
             ahead = self.memory.foresee(memory)
         return Dreamt(ahead.z, memory), ahead.reward, ahead.terminated
 
