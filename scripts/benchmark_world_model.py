@@ -38,7 +38,7 @@ from rlgen.seeding import drawing_from, mix
 
 RESULTS = Path("runs/world_model.jsonl")
 HORIZON, DREAMS, CAP, EPISODES = 30, 4096, 100, 1000
-SPREAD_AFTER, SPREAD_STARTS = 15, 6
+SPREAD_AFTER, SPREAD_STARTS = 15, 4
 WIDTH = 64
 FIT: dict[str, Any] = {"vision_steps": 800, "memory_steps": 1500, "lr": 1e-2}
 IN_DREAMS: dict[str, Any] = {"steps": 16, "minibatch": 256, "lr": 1e-3, "entropy_weight": 0.01}
@@ -110,9 +110,10 @@ def truth(
                 if kind == "numbers":
                     judged = judge(model.vision, model.memory, slip, seed, again=True)
                     note("truth", who="MDN-RNN, encoded anew", **same, **judged)
-                blank = untaught(world, kind, None, seed + 100).memory
-                judged = judge(model.vision, blank, slip, seed)
-                note("truth", who=f"{WHO[kind]}, untrained M", **same, **judged)
+                if kind != "attention":
+                    blank = untaught(world, kind, None, seed + 100).memory
+                    judged = judge(model.vision, blank, slip, seed)
+                    note("truth", who=f"{WHO[kind]}, untrained M", **same, **judged)
 
 
 def at_random(obs: Tensor) -> Tensor:
@@ -128,11 +129,14 @@ def judge(
     start = torch.multinomial(mdp.start, DREAMS, replacement=True, generator=source)
     action = torch.randint(4, (HORIZON, DREAMS), generator=source)
     dreamt = measures.dreams(vision, memory, world, start, action, again=again, seed=seed)
+    again_seen = vision.decode(vision.encode(measures.pictures(world)))
+    every = torch.arange(world.cells)
     figures: dict[str, Any] = {
         "illegal": measures.illegal(dreamt, mdp).tolist(),
         "ended": measures.ended(dreamt).tolist(),
         "exact_ended": measures.exact_ended(mdp, HORIZON).tolist(),
         "dreams": DREAMS,
+        "vision": float((imitation.cells(again_seen, world) == every).double().mean()),
         **{name: int(found.sum()) for name, found in measures.goals(dreamt, mdp).items()},
     }
     if slip == 0.0:

@@ -44,7 +44,7 @@ class Exact:
     def __init__(self, world: TabularGrid) -> None:
         mdp = world.mdp()
         self.transition, self.terminal = mdp.transition.clone(), mdp.terminal
-        self.density = self
+        self.density: Any = self
 
     def initial_state(self, count: int) -> Tensor:
         return torch.zeros(count, 1).long()

@@ -4,6 +4,7 @@ A dream is judged by the cells that its decoded frames show. What can happen is 
 which steps are possible, where episodes end, and how the walk is spread after so many steps.
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
@@ -40,6 +41,8 @@ class Foreseeing(Protocol):
     def step(self, z: Tensor, action: Tensor, state: Tensor) -> Tensor: ...
     def summary(self, state: Tensor) -> Tensor: ...
     def foresee(self, state: Tensor) -> "Foreseen": ...
+    @property
+    def density(self) -> Any: ...
 
 
 class Walks(NamedTuple):
@@ -135,15 +138,15 @@ def dreams(
     z = vision.encode(obs)
     state = memory.initial_state(len(z))
     cell, going, ended = [start.cpu()], torch.ones(len(start), dtype=torch.bool), []
+    shown = _shown(vision, world)
     with drawing_from(seed):
         for now in action:
             state = memory.step(z, now.to(z.device), state)
             z, _, terminated = memory.foresee(state)
-            frames = vision.decode(z)
-            cell.append(torch.where(going, cells(frames, world), cell[-1]))
+            cell.append(torch.where(going, shown(z), cell[-1]))
             ended.append(going & terminated.cpu())
             going = going & ~ended[-1]
-            z = vision.encode(frames) if again else z
+            z = vision.encode(vision.decode(z)) if again else z
     return Walks(torch.stack(cell), action.cpu(), torch.stack(ended))
 
 
@@ -278,21 +281,34 @@ def _next_cells(
     vision: Seeing, memory: Foreseeing, world: TabularGrid, state: Tensor, samples: int
 ) -> Tensor:
     """q(s' | h) for each row of `state`, with shape (B, cells)."""
-    density = getattr(memory, "density", None)
-    if density is not None and vision.symbols is not None and vision.latent_shape.numel() == 1:
-        tokens = torch.arange(vision.symbols, device=state.device)[:, None]
+    shown, tokens = _shown(vision, world), _tokens(vision, state.device)
+    if tokens is not None:
         context = memory.summary(state).repeat_interleave(len(tokens), 0)
-        likely = density.log_prob(tokens.repeat(len(state), 1), context).exp().double()
-        shown = cells(vision.decode(tokens), world)
+        likely = memory.density.log_prob(tokens.repeat(len(state), 1), context).exp().double()
         q = torch.zeros(len(state), world.cells, dtype=torch.float64)
-        return q.index_add_(1, shown, likely.unflatten(0, (-1, len(tokens))).cpu())
+        return q.index_add_(1, shown(tokens), likely.unflatten(0, (-1, len(tokens))).cpu())
     counts = torch.full((len(state), world.cells), 1.0 / world.cells, dtype=torch.float64)
     for rows in torch.arange(len(state)).split(max(1, _AT_ONCE // samples)):
         z = memory.foresee(state[rows.to(state.device)].repeat_interleave(samples, 0)).z
-        shown = cells(vision.decode(z), world)
-        of = rows.repeat_interleave(samples)
-        counts.index_put_((of, shown), torch.ones(len(of), dtype=torch.float64), accumulate=True)
+        of, one = rows.repeat_interleave(samples), torch.ones(1, dtype=torch.float64)
+        counts.index_put_((of, shown(z)), one.expand(len(of)), accumulate=True)
     return counts / (samples + 1)
+
+
+def _tokens(vision: Seeing, device: torch.device) -> Tensor | None:
+    """Every latent that there is, (symbols, 1), where a latent is one token."""
+    if vision.symbols is None or vision.latent_shape.numel() != 1:
+        return None
+    return torch.arange(vision.symbols, device=device)[:, None]
+
+
+def _shown(vision: Seeing, world: TabularGrid) -> Callable[[Tensor], Tensor]:
+    """The cells that latents show, on the CPU; of tokens they are looked up."""
+    tokens = _tokens(vision, world.device)
+    if tokens is None:
+        return lambda z: cells(vision.decode(z), world)
+    known = cells(vision.decode(tokens), world)
+    return lambda z: known[z.squeeze(1).cpu()]
 
 
 def _share(what: Tensor, among: Tensor) -> Tensor:
