@@ -1,5 +1,6 @@
 """C: the paper's linear controller, and its evolution, a whole population in one tensor program."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from rlgen.agents.progress import live_line
 from rlgen.checkpoint import Configurable
 from rlgen.envs.world import TensorWorld
+from rlgen.seeding import mix
 
 Fitness = Callable[[Tensor], Tensor]  # candidates (n, parameters) -> what each is worth, (n,)
 
@@ -37,6 +39,10 @@ class Controller(Configurable, nn.Module):
 
     def __init__(self, features: int, *, actions: int) -> None:
         super().__init__()
+        if features < 1 or actions < 1:
+            raise ValueError(
+                f"'features' and 'actions' must be positive, got {features} and {actions}"
+            )
         self.linear = nn.Linear(features, actions)
         for parameter in self.linear.parameters():
             nn.init.zeros_(parameter)
@@ -71,6 +77,10 @@ class Controller(Configurable, nn.Module):
     @torch.no_grad()
     def set(self, vector: Tensor) -> "Controller":
         """Take all parameters from one vector, weights (actions, features) before biases."""
+        if vector.shape != (self.parameters_count,):
+            raise ValueError(
+                f"'vector' must have shape ({self.parameters_count},), got {tuple(vector.shape)}"
+            )
         vector = vector.to(self.linear.weight.device, self.linear.weight.dtype)
         weights, biases = vector.split([self.linear.weight.numel(), self.linear.bias.numel()])
         self.linear.weight.copy_(weights.view_as(self.linear.weight))
@@ -204,7 +214,8 @@ def evolve(
             f"got {population}"
         )
     start = nn.utils.parameters_to_vector(controller.parameters()).detach()
-    episodes = iter(range(seed * 2**20, (seed + 1) * 2**20))  # of each generation, others
+    # of each generation, others: seeds in a row would share all copies but one
+    episodes = (mix(seed, k) for k in itertools.count())
     mean, best, history = maximise(
         lambda candidates: returns_of(candidates, world, discount=discount, seed=next(episodes)),
         start,
@@ -243,6 +254,12 @@ def returns_of(
     """
     count, copies = len(candidates), world.num_envs // len(candidates)
     actions = int(world.action_space.n)
+    features = world.observation_space.shape
+    if features is None or len(features) != 1 or candidates.shape[1] != (features[0] + 1) * actions:
+        raise ValueError(
+            f"'candidates' must be controllers of {features} with {actions} actions, "
+            f"got shape {tuple(candidates.shape)}"
+        )
     weights, biases = candidates[:, :-actions], candidates[:, None, -actions:]
     weights = weights.unflatten(1, (actions, -1)).mT
     world.reset(seed)
