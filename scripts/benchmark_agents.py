@@ -4,6 +4,7 @@
     python scripts/benchmark_agents.py four-rooms --seeds 0 1 2
     python scripts/benchmark_agents.py sparse --seeds 0 1 2 3 4
     python scripts/benchmark_agents.py gail
+    python scripts/benchmark_agents.py world-model
     python scripts/benchmark_agents.py report
 
 Each figure is a line in runs/benchmark_agents.jsonl as soon as it is known; `report` makes
@@ -20,6 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import dream_rates
 import imitation_rates
 import torch
 import tyro
@@ -198,6 +200,13 @@ def gail(seconds: float = 4.0, rounds: int = 3) -> None:
 
 
 @app.command
+def world_model(seconds: float = 3.0, rounds: int = 3, device: str = "cpu") -> None:
+    """Imagined steps beside the real MiniGrid's, and a generation of evolution in dreams."""
+    torch.set_num_threads(1)
+    dream_rates.measure(note, seconds, rounds, device)
+
+
+@app.command
 def report(out: Path = Path("docs/results/agents.md")) -> None:
     """The document of all that was measured."""
     rows = [json.loads(line) for line in RESULTS.read_text().splitlines()]
@@ -205,7 +214,8 @@ def report(out: Path = Path("docs/results/agents.md")) -> None:
     lines = [
         "# Agents",
         "",
-        "`python scripts/benchmark_agents.py speed`, `four-rooms`, `sparse`, `gail` and `report`.",
+        "`python scripts/benchmark_agents.py speed`, `four-rooms`, `sparse`, `gail`, `world-model` "
+        "and `report`.",
         "",
         f"{platform.machine()} {platform.system()}, one thread of a shared 2-core machine, Python "
         f"{platform.python_version()}, {packages} one run. On a GPU: "
@@ -218,6 +228,7 @@ def report(out: Path = Path("docs/results/agents.md")) -> None:
         *four_rooms_table([r for r in rows if r["kind"] == "four-rooms"]),
         *sparse_table([r for r in rows if r["kind"] == "sparse"]),
         *imitation_rates.table([r for r in rows if r["kind"] == "gail"]),
+        *dream_rates.table(rows),
     ]
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text("\n".join(lines) + "\n")

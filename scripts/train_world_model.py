@@ -96,7 +96,7 @@ class Options:
     width: int = 128
     remembering: bool = True
     vision_steps: int = 800
-    memory_steps: int = 1000
+    memory_steps: int = 1500
     window: int = 16
     controller: str = "ppo"
     temperature: float = 1.0
