@@ -270,10 +270,10 @@ def report(out: Path = Path("docs/results/world_model.md")) -> None:
         where: float(measures.exact_ended(place(where, 1).mdp(), CAP)[-1])
         for where in ("rooms", "open")
     }
-    told = {**FIT, "width": WIDTH, "PPO in the dream with": IN_DREAMS, "for": DREAMED_STEPS}
-    settings = ", ".join(
-        f"{name} {value}" if not isinstance(value, dict) else f"{name} {_listed(value)}"
-        for name, value in told.items()
+    settings = (
+        f"V and M: `width={WIDTH}`, fitted with {_listed(FIT)}. PPO in the dream: "
+        f"{DREAMED_STEPS:,} steps with {_listed(IN_DREAMS)}. CMA-ES: "
+        f"{GENERATIONS} generations of {POPULATION} candidates with {ROLLOUTS} dreams each"
     )
     document(rows, chance, settings, out)
 
