@@ -1,19 +1,25 @@
 """The dreamers' door: a mistake is one line, and a run is a table, a picture and a folder."""
 
+import importlib
 import json
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from PIL import Image
+from torch import Tensor
 
 from rlgen import checkpoint
 from rlgen.agents import PPO
+from rlgen.agents.imitation.measures import cells
 from rlgen.agents.world_model import Controller, WorldModel
 from rlgen.agents.world_model.rounds import ByEvolution, ByPlanning, ByPPO, Dreamer, Rounds
-from rlgen.envs import OpenWorld
+from rlgen.envs import FourRooms, OpenWorld
 from rlgen.seeding import drawing_from
 from tests.walks import same
 
@@ -136,6 +142,53 @@ def test_minigrid_is_dreamt_of_too(call: Call, tmp_path: Path) -> None:
     table = rows(out)
     assert table["optimum"][0] == "100.0%" and float(table["optimum"][1]) > 0.9
     assert len(table["ppo, in the dream"]) == 3  # there is no map to tell false goals by
+
+
+def test_a_film_is_the_same_each_time(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    film = importlib.import_module("dream_film")
+    short = ["--episodes", "4", "--vision-steps", "4", "--memory-steps", "4", "--steps", "5"]
+    for name in ("a.gif", "b.gif"):
+        film.main([*short, "--copies", "2", "--out", name])
+    assert Path("a.gif").read_bytes() == Path("b.gif").read_bytes()
+    with Image.open("a.gif") as gif:
+        assert (gif.n_frames, gif.format) == (6, "GIF")  # type: ignore[attr-defined]
+    assert "wrong" in capsys.readouterr().out
+    for wrong in (["--out", "a.mp4"], ["--steps", "0"], ["--temperature", "0"]):
+        with pytest.raises(SystemExit) as left:
+            film.main(wrong)
+        assert left.value.code == 2 and capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_film_of_the_truth_has_nothing_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the model is the world itself, no frame is marked, and walks that end stay."""
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    film = importlib.import_module("dream_film")
+    options = film.Options(copies=64, steps=100)
+    made = film.filmed(Oracle(), options)
+    assert not made.wrong.any()
+    assert torch.equal(made.real, made.dreamt)
+
+
+class Oracle:
+    """Four-Rooms in the place of a model: latents are its observations."""
+
+    vision = SimpleNamespace(decode=lambda z: z)
+
+    def imagine(self, obs: Tensor, actions: Tensor, **_: Any) -> SimpleNamespace:
+        world = FourRooms(len(obs), observation="image", goal="none", max_steps=1000)
+        world.reset(0)
+        world.load_state_dict({**world.state_dict(), "cell": cells(obs, world)})
+        z, ends = [obs], []
+        for action in actions:
+            world.step(action)
+            seen = world.observe()
+            seen[:, 1] = obs[:, 1]  # the goal, which that world does not show
+            z.append(seen)
+            ends.append((seen[:, 1] == seen[:, 2]).flatten(1).all(1))
+        return SimpleNamespace(z=torch.stack(z), terminated=torch.stack(ends))
 
 
 def small(dreamer: Dreamer) -> Rounds:
