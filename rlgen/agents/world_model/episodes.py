@@ -63,6 +63,10 @@ class Latents:
             ends: the share of them that are the last steps of an episode that terminated, if there
                 is one. Ends are rare, and a memory that hardly sees them never foresees them.
         """
+        if length < 1:
+            raise ValueError(f"the length of a 'window' must be positive, got {length}")
+        if not 0.0 <= ends <= 1.0:
+            raise ValueError(f"'ends' must be a share, from 0 to 1, got {ends}")
         episode = torch.multinomial(self.steps.to(torch.float32), count, replacement=True)
         latest = (self.steps - length).clamp_min(0)
         begin = (torch.rand(count, device=episode.device) * (latest[episode] + 1)).long()

@@ -22,6 +22,7 @@ from rlgen.checkpoint import Configurable
 from rlgen.envs.world import World
 from rlgen.generative import cosine, fit
 from rlgen.generative.fitting import Callback
+from rlgen.generative.support import Symbols
 from rlgen.seeding import drawing_from, mix
 
 Progress = Callable[[str, int, dict[str, float]], bool | None]
@@ -68,10 +69,11 @@ class WorldModel(Configurable, nn.Module):
 
     def __init__(self, vision: Vision, memory: Memory, *, remembering: bool = True) -> None:
         super().__init__()
-        if memory.event_shape != vision.latent_shape:
+        symbols = memory.support.count if isinstance(memory.support, Symbols) else None
+        if memory.event_shape != vision.latent_shape or symbols != vision.symbols:
             raise ValueError(
-                f"'memory' must be over latents {tuple(vision.latent_shape)}, "
-                f"got {tuple(memory.event_shape)}"
+                f"'memory' must be over latents {tuple(vision.latent_shape)} of {vision.symbols} "
+                f"symbols, got {tuple(memory.event_shape)} of {symbols}"
             )
         self.vision, self.memory, self.remembering = vision, memory, remembering
         self.data: Demonstrations | None = None
@@ -254,6 +256,10 @@ class WorldModel(Configurable, nn.Module):
             temperature: of M's draws.
             generator: a seed or a `torch.Generator`.
         """
+        if actions.ndim != 2 or actions.shape[1] != len(obs):
+            raise ValueError(
+                f"'actions' must have shape (T, {len(obs)}), got {tuple(actions.shape)}"
+            )
         memory = self.memory.at_temperature(temperature)
         z = self.vision.encode(obs)
         state = memory.initial_state(len(z)) if state is None else state
