@@ -141,12 +141,16 @@ class Judged(NamedTuple):
 
 
 def really(o: Options, actor: Actor | None, episodes: int) -> Demonstrations:
-    """Episodes of the real world, from seeds that learning never has; None acts by chance."""
+    """Episodes of the real world, from seeds that learning never has; None acts by chance.
+
+    PPO's actions are drawn as it learnt them: now and then its mode goes round in circles.
+    """
     world = world_of(o, min(64, episodes))
     count = int(world.action_space.n)
     chance = lambda obs: torch.randint(count, (len(obs),), device=world.device)  # noqa: E731
     seed = o.seed + HELD_OUT
-    return record(world, actor or chance, episodes, deterministic=True, seed=seed)
+    sure = o.controller != "ppo"
+    return record(world, actor or chance, episodes, deterministic=sure, seed=seed)
 
 
 @torch.no_grad()
@@ -161,7 +165,7 @@ def dreamily(o: Options, rounds: Rounds) -> Judged:
         seed=o.seed + HELD_OUT,
     )
     with drawing_from(mix(o.seed, 9)):
-        z, action, reward, ended, alive = played_out(dream, rounds)
+        z, action, reward, ended, alive = played_out(dream, rounds, o.controller != "ppo")
     total, length = (reward * alive).sum(0), alive.sum(0).double()
     judged = Judged(
         float((total > NOTHING).double().mean()), float(total.mean()), float(length.mean())
@@ -178,7 +182,7 @@ def dreamily(o: Options, rounds: Rounds) -> Judged:
     return judged._replace(false_goals=false / ends if ends else None, illegal=share)
 
 
-def played_out(dream: Dream, rounds: Rounds) -> tuple[Tensor, ...]:
+def played_out(dream: Dream, rounds: Rounds, sure: bool) -> tuple[Tensor, ...]:
     """One episode in each copy: z (T + 1, B, n), and actions, rewards, ends and who still goes."""
     agent, state = rounds.agent, None
     dream.reset()
@@ -187,7 +191,7 @@ def played_out(dream: Dream, rounds: Rounds) -> tuple[Tensor, ...]:
     while not bool(done.all()):
         # who plans sees what the world would show, and who learnt sees features
         obs = dream.frames() if isinstance(agent, Planner) else dream.observe()
-        action, state = agent.act(obs, state, first, deterministic=True)
+        action, state = agent.act(obs, state, first, deterministic=sure)
         reward, terminated, truncated = dream.advance(action, frozen=done)
         rows.append((action, reward, terminated, ~done))
         latents.append(dream.state.z)
