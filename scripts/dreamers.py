@@ -111,7 +111,7 @@ class Judged(NamedTuple):
     """How whole episodes went.
 
     Attributes:
-        success: the share of them with a return.
+        success: the share of them with a return; of dreams, those that ended with a reward.
         earned: the mean return.
         length: the mean of their steps.
         false_goals: of the dream's ends, the share away from the goal; None where there is no map.
@@ -167,9 +167,8 @@ def dreamily(o: Options, rounds: Rounds) -> Judged:
     with drawing_from(mix(o.seed, 9)):
         z, action, reward, ended, alive = played_out(dream, rounds, o.controller != "ppo")
     total, length = (reward * alive).sum(0), alive.sum(0).double()
-    judged = Judged(
-        float((total > NOTHING).double().mean()), float(total.mean()), float(length.mean())
-    )
+    won = (ended & alive & (reward > NOTHING)).any(0)
+    judged = Judged(float(won.double().mean()), float(total.mean()), float(length.mean()))
     if not isinstance(world, TabularGrid):
         return judged
     cells = torch.stack([cells_of(dream.vision.decode(now), world) for now in z])
