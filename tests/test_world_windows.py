@@ -201,13 +201,13 @@ def test_rewards_must_be_known() -> None:
 
 
 @torch.enable_grad()
-def walked(slip: float, episodes: int, steps: int, width: int = 128) -> WorldModel:
+def walked(slip: float, episodes: int, steps: int, width: int = 64) -> WorldModel:
     """M alone is learnt: V is the table of the 104 cells."""
     vision = exact_vision(everywhere())
     memory = seeded(lambda: Memory.of(1, actions=4, symbols=104, width=width))
     model = WorldModel(vision, memory)
     model.collect(FourRooms(100, slip=slip), episodes)
-    model.fit(vision_steps=0, memory_steps=steps)
+    model.fit(vision_steps=0, memory_steps=steps, lr=6e-3)
     return model
 
 
@@ -215,7 +215,7 @@ def walked(slip: float, episodes: int, steps: int, width: int = 128) -> WorldMod
 @torch.no_grad()
 def test_r21_tokens_are_right_for_thirty_steps() -> None:
     """27k real steps without a slip: cells, illegal moves, false and missed goals."""
-    model = walked(0.0, 300, 1000)
+    model = walked(0.0, 300, 2500)
     assert 24_000 <= model.data.steps <= 30_000
     world = FourRooms(1)
     n, horizon, goal = 4000, 30, int(world.goal)
@@ -245,7 +245,7 @@ def test_r21_tokens_are_right_for_thirty_steps() -> None:
 @torch.no_grad()
 def test_r21_nats_a_step_are_those_of_the_process() -> None:
     """100k steps, slip 0.1: on fresh episodes, and 15 steps ahead against P^15."""
-    model = walked(0.1, 1150, 1500)
+    model = walked(0.1, 1150, 1200)
     assert 90_000 <= model.data.steps <= 115_000
     fresh = WorldModel(model.vision, model.memory).collect(FourRooms(100, slip=0.1), 100, seed=7)
     w = Latents.of(fresh.data, model.vision).padded()
@@ -257,12 +257,9 @@ def test_r21_nats_a_step_are_those_of_the_process() -> None:
     assert exact == pytest.approx(0.418, abs=0.01)
     assert -float(log_p[live].double().mean()) <= exact + 0.05
     n, far = 20_000, 15
-    begin = 0  # a corner far from the goal
-    actions = torch.arange(far)[:, None].expand(far, n) // 4 % 4
-    marginal = torch.zeros(104).double().index_fill(0, torch.tensor(begin), 1.0)
-    for action in actions[:, 0]:
-        marginal = marginal @ mdp.transition[:, action]
-    seen = everywhere()[begin].expand(n, -1)
+    actions = torch.randint(4, (far, n), generator=torch.Generator().manual_seed(3))
+    marginal = torch.linalg.matrix_power(mdp.transition.mean(1), far)[0]  # of chance, from a corner
+    seen = everywhere()[0].expand(n, -1)
     share = model.imagine(seen, actions, generator=0).z[-1, :, 0].bincount(minlength=104) / n
     assert 0.5 * float((share - marginal).abs().sum()) <= 0.08
 
