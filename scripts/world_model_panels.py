@@ -65,6 +65,15 @@ def middle(rows: Rows, figure: Callable[[Row], float], digits: int = 3) -> str:
     return spread([figure(row) for row in rows], digits)
 
 
+def listed(settings: dict[str, Any]) -> str:
+    return ", ".join(f"`{name}={value}`" for name, value in settings.items())
+
+
+def fitted(rows: Rows) -> str:
+    """How V and M were fitted, as the rows have it."""
+    return "; or ".join(dict.fromkeys(listed(row["fit"]) for row in rows))
+
+
 def mean(found: Sequence[float]) -> float:
     return sum(found) / len(found)
 
@@ -96,7 +105,8 @@ def truth_table(rows: Rows, slip: float) -> list[str]:
         "dreamed steps that are impossible. False goals: dreams that ended at no goal, of those "
         "that ended; missed: arrivals at the goal that did not end, of all arrivals. Ends: the "
         "largest difference, over horizons, of the share of dreams that have ended from the exact "
-        f"share. V decodes {100 * worst:.0f} % of the cells rightly, or more.",
+        f"share. Fitted with {fitted(rows)}. V decodes {100 * worst:.0f} % of the cells rightly, "
+        "or more.",
         "",
     ]
     head = ["M", "seeds", *(["accuracy at 30"] if not slip else []), "illegal a step"]
@@ -221,7 +231,8 @@ def agents_table(rows: Rows, where: str, chance: float) -> list[str]:
         "",
         f"## Learnt in dreams: {PLACES[where]}",
         "",
-        f"V and M from {steps_of(rows)} real random steps; nothing but the dream afterwards. "
+        f"V and M from {steps_of(rows)} real random steps, fitted with {fitted(rows)}; "
+        "nothing but the dream afterwards. "
         f"{len(rows) and 1000:,} real episodes from any cell, at most 100 steps, and as many "
         "dreamed ones from the same starts. Steps count failures as 100. Random actions succeed "
         f"with probability {chance:.3f}, exactly. Real over optimum: mean steps over the mean "
