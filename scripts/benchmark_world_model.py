@@ -10,7 +10,6 @@ docs/results/world_model.md and its pictures of them. One thread; seconds are of
 
 import json
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
