@@ -266,7 +266,12 @@ def in_dream(dream: Dream, agent: PPO | Controller, world: TabularGrid) -> dict[
 @app.command
 def report(out: Path = Path("docs/results/world_model.md")) -> None:
     """The document of all that was measured."""
-    rows: Sequence[dict[str, Any]] = [json.loads(line) for line in RESULTS.read_text().splitlines()]
+    key = ("kind", "where", "slip", "who", "by", "temperature", "seed")
+    latest: dict[tuple[Any, ...], dict[str, Any]] = {}  # what was measured again counts once
+    for line in RESULTS.read_text().splitlines():
+        row = json.loads(line)
+        latest[tuple(row.get(name) for name in key)] = row
+    rows = list(latest.values())
     chance = {
         where: float(measures.exact_ended(place(where, 1).mdp(), CAP)[-1])
         for where in ("rooms", "open")
