@@ -38,10 +38,9 @@ from rlgen.seeding import drawing_from, mix
 RESULTS = Path("runs/world_model.jsonl")
 HORIZON, DREAMS, CAP, EPISODES = 30, 4096, 100, 1000
 SPREAD_AFTER, SPREAD_STARTS = 15, 4
-WIDTH = 64
+WIDTH, LR = {"tokens": 64, "attention": 64, "numbers": 128}, {"numbers": 4e-3}
 FIT: dict[str, Any] = {"vision_steps": 800, "memory_steps": 1500, "lr": 1e-2}
 LONGER = {**FIT, "memory_steps": 2500}  # from more data, where the truth is the judge
-WIDE = {"width": WIDTH}
 IN_DREAMS: dict[str, Any] = {"steps": 16, "minibatch": 256, "lr": 1e-3, "entropy_weight": 0.01}
 DREAMED_STEPS = 65536
 POPULATION, ROLLOUTS, GENERATIONS = 64, 16, 50
@@ -69,10 +68,14 @@ def place(where: Place, copies: int, *, slip: float = 0.0, seed: int = 0) -> Tab
 def untaught(world: TabularGrid, kind: Kind, vision: Vision | None, seed: int) -> WorldModel:
     """A world model whose M knows nothing, and whose V nothing unless it is given."""
     with drawing_from(mix(seed, 11)):
-        recurrence = Attention(WIDTH) if kind == "attention" else None
+        recurrence = Attention(WIDTH[kind]) if kind == "attention" else None
         latent: Literal["tokens", "numbers"] = "numbers" if kind == "numbers" else "tokens"
-        model = WorldModel.of(world, latent=latent, width=WIDTH, recurrence=recurrence)
+        model = WorldModel.of(world, latent=latent, width=WIDTH[kind], recurrence=recurrence)
     return model if vision is None else WorldModel(vision, model.memory)
+
+
+def form_of(kind: Kind, form: dict[str, Any]) -> dict[str, Any]:
+    return {**form, "lr": LR.get(kind, form["lr"])}
 
 
 def taught(model: WorldModel, form: dict[str, Any], *, seed: int, see: bool = True) -> float:
@@ -102,9 +105,11 @@ def truth(
                 model = untaught(world, kind, None if kind == "numbers" else seen, seed)
                 model.data = data
                 fresh = kind == "numbers" or seen is None
-                seconds = taught(model, LONGER, seed=seed, see=fresh)
+                form = form_of(kind, LONGER)
+                seconds = taught(model, form, seed=seed, see=fresh)
                 seen = model.vision if kind != "numbers" else seen
-                same = {"slip": slip, "seed": seed, "steps": data.steps, "fit": LONGER | WIDE}
+                same: dict[str, Any] = {"slip": slip, "seed": seed, "steps": data.steps}
+                same |= {"width": WIDTH[kind], "fit": form}
                 judged = judge(model.vision, model.memory, slip, seed)
                 note("truth", who=WHO[kind], seconds=seconds, **same, **judged)
                 if kind == "numbers":
@@ -185,9 +190,9 @@ def protocol(
         world = place(where, 64, seed=seed)
         model = untaught(world, kind, None, seed)
         model.data = record(world, at_random, 100, seed=seed)
-        seconds = taught(model, FIT, seed=seed)
+        seconds = taught(model, form_of(kind, FIT), seed=seed)
         same = {"where": where, "who": WHO[kind], "seed": seed}
-        same |= {"steps": model.data.steps, "fit": FIT | WIDE}
+        same |= {"steps": model.data.steps, "width": WIDTH[kind], "fit": form_of(kind, FIT)}
         note("model", seconds=seconds, **same)
         for temperature in temperatures:
             began = time.process_time()

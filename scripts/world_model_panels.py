@@ -71,7 +71,12 @@ def listed(settings: dict[str, Any]) -> str:
 
 def fitted(rows: Rows) -> str:
     """How V and M were fitted, as the rows have it."""
-    return "; or ".join(dict.fromkeys(listed(row["fit"]) for row in rows))
+    each = dict[str, list[str]]()
+    for row in rows:
+        if "untrained" not in row["who"] and "anew" not in row["who"]:
+            found = each.setdefault(listed({"width": row["width"], **row["fit"]}), [])
+            found += [row["who"]] if row["who"] not in found else []
+    return "; ".join(f"{', '.join(who)}: {form}" for form, who in each.items())
 
 
 def mean(found: Sequence[float]) -> float:
@@ -105,7 +110,7 @@ def truth_table(rows: Rows, slip: float) -> list[str]:
         "dreamed steps that are impossible. False goals: dreams that ended at no goal, of those "
         "that ended; missed: arrivals at the goal that did not end, of all arrivals. Ends: the "
         "largest difference, over horizons, of the share of dreams that have ended from the exact "
-        f"share. Fitted with {fitted(rows)}. V decodes {100 * worst:.0f} % of the cells rightly, "
+        f"share. Fitted as {fitted(rows)}. V decodes {100 * worst:.0f} % of the cells rightly, "
         "or more.",
         "",
     ]
@@ -126,7 +131,7 @@ def truth_table(rows: Rows, slip: float) -> list[str]:
             middle(found, lambda row: row["nats"]) if "nats" in found[0] else "",
         ]
         body.append(line)
-    floor = spread([mean(row["floor"]) for row in rows])
+    floor = spread([mean(row["floor"]) for row in rows if row["who"] == first["who"]])
     entropy = statistics.median(row["entropy"] for row in rows if "entropy" in row)
     return [
         *lines,
@@ -231,8 +236,8 @@ def agents_table(rows: Rows, where: str, chance: float) -> list[str]:
         "",
         f"## Learnt in dreams: {PLACES[where]}",
         "",
-        f"V and M from {steps_of(rows)} real random steps, fitted with {fitted(rows)}; "
-        "nothing but the dream afterwards. "
+        f"V and M from {steps_of(rows)} real random steps, and nothing but the dream "
+        f"afterwards. Fitted as {fitted(rows)}. "
         f"{len(rows) and 1000:,} real episodes from any cell, at most 100 steps, and as many "
         "dreamed ones from the same starts. Steps count failures as 100. Random actions succeed "
         f"with probability {chance:.3f}, exactly. Real over optimum: mean steps over the mean "
