@@ -232,7 +232,7 @@ def test_a_round_is_what_was_said() -> None:
 
 
 def test_a_controller_collects_with_some_chance_and_is_judged_without() -> None:
-    rounds = small(ByEvolution(1, population=8, rollouts=2, max_steps=12, chance=1.0))
+    rounds = small(ByEvolution(1, population=8, rollouts=2, max_steps=12))
     rounds.iterate()
     pilot = rounds.pilot()
     obs = rounds.world.reset(0)[:1].repeat(64, 1)

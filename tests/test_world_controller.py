@@ -133,10 +133,17 @@ def test_a_controller_is_a_linear_map_and_an_argmax(tmp_path: Path) -> None:
         controller.set(vector[:-1])
 
 
+def test_draws_of_a_controller_are_of_the_softmax() -> None:
+    controller = Controller(1, actions=3).set(torch.tensor([0.0, 0.0, 0.0, 1.0, 0.0, -1.0]))
+    drawn, _ = controller.act(torch.zeros(20_000, 1), deterministic=False)
+    exact = torch.tensor([1.0, 0.0, -1.0]).softmax(0)
+    assert (drawn.bincount(minlength=3) / 20_000 - exact).abs().max() < 0.012
+
+
 def test_a_controller_acts_where_learners_do() -> None:
     world = FourRooms(8, max_steps=9)
     controller = Controller.of(world).set(torch.randn(4 * 105))
-    walks = record(world, controller, 16)
+    walks = record(world, controller, 16, deterministic=True)
     for walk in walks:
         assert torch.equal(controller.act(walk.obs[:-1])[0], walk.action)
 
@@ -178,7 +185,7 @@ def cell_policies(count: int, seed: int = 0) -> Tensor:
 def test_returns_are_those_of_a_loop_by_hand(slip: float) -> None:
     world = FourRooms(5 * 6, slip=slip, max_steps=25)
     candidates = cell_policies(5)
-    found = returns_of(candidates, world, discount=0.9, seed=11)
+    found = returns_of(candidates, world, discount=0.9, deterministic=True, seed=11)
     torch.testing.assert_close(found, by_hand(candidates, world, 0.9, 11), rtol=0, atol=1e-5)
     assert len(found.unique()) > 2
 
@@ -222,9 +229,10 @@ def test_a_true_dream_judges_candidates_as_the_world_does() -> None:
     """Also after copies have come to their ends, which others still wait for."""
     candidates = cell_policies(4)
     copies = 1500
-    dreamt = returns_of(candidates, true_dream(4, copies, 0.3), discount=0.95, seed=0)
-    real = returns_of(
-        candidates, FourRooms(4 * copies, slip=0.3, max_steps=25), discount=0.95, seed=0
+    world = FourRooms(4 * copies, slip=0.3, max_steps=25)
+    dreamt, real = (
+        returns_of(candidates, w, discount=0.95, deterministic=True, seed=0)
+        for w in (true_dream(4, copies, 0.3), world)
     )
     assert (dreamt - real).abs().max() <= 3 * (2 * 0.12 / copies) ** 0.5
 
@@ -254,9 +262,11 @@ def test_evolution_keeps_what_it_says_and_gets_better() -> None:
     found = evolve(controller, world, population=16, generations=30, discount=0.95, progress=False)
     kept = torch.nn.utils.parameters_to_vector(controller.parameters()).detach()
     assert torch.equal(kept, found.vector)
-    assert found.fitness == pytest.approx(0.95**5)  # the shortest way has six steps
+    assert 0.6 * 0.95**5 < found.fitness < 0.95**5  # the shortest way has six steps
     again = returns_of(kept[None], world, discount=0.95, seed=123)
-    assert float(again) == pytest.approx(found.fitness)
+    assert float(again) == pytest.approx(found.fitness, abs=0.05)
+    sure = returns_of(kept[None], world, discount=0.95, deterministic=True)
+    assert float(sure) == pytest.approx(0.95**5)
     assert len(found.history) == 30
     other = Controller.of(world)
     repeated = evolve(other, world, population=16, generations=30, discount=0.95, progress=False)
@@ -265,7 +275,7 @@ def test_evolution_keeps_what_it_says_and_gets_better() -> None:
 
 def test_evolution_begins_at_the_controller() -> None:
     world = FourRooms(16 * 4, max_steps=25)
-    controller = Controller.of(world).set(cell_policies(1)[0])
+    controller = Controller.of(world).set(20 * cell_policies(1)[0])
     found = evolve(controller, world, population=16, generations=1, sigma=1e-6, progress=False)
     assert found.history[0][1] > 0.5
 
@@ -282,7 +292,7 @@ def test_evolution_in_a_dream_acts_in_the_world() -> None:
     found = evolve(Controller.of(dream), dream, population=16, generations=20, progress=False)
     real = OpenWorld(16, size=3, start=(0, 0), goal=(2, 2), max_steps=12)
     watched = Watched(real, vision, memory, remembering=False)
-    walks = record(watched, Controller.of(dream).set(found.vector), 16)
+    walks = record(watched, Controller.of(dream).set(found.vector), 16, deterministic=True)
     assert all(len(walk) == 4 and walk.terminated for walk in walks)
 
 
@@ -291,13 +301,13 @@ def test_r22_a_population_of_64_evolves_in_a_dream_to_success_in_the_world() -> 
     """64 candidates of 16 episodes each, in an M that was learnt from 100 episodes of chance."""
     vision = exact_vision(torch.eye(25))
     memory = seeded(lambda: Memory.of(1, actions=4, symbols=25, width=32))
-    model = WorldModel(vision, memory, remembering=False)
+    model = WorldModel(vision, memory)
     model.collect(OpenWorld(100, size=5, goal=(4, 4), max_steps=40), 100)
     model.fit(vision_steps=0, memory_steps=500, lr=6e-3)
     dream = model.dream(64 * 16, groups=64, seed=0, max_steps=20)
     found = evolve(Controller.of(dream), dream, population=64, generations=50, progress=False)
     world = model.watched(OpenWorld(100, size=5, goal=(4, 4), max_steps=20))
-    walks = record(world, Controller.of(dream).set(found.vector), 300)
+    walks = record(world, Controller.of(dream).set(found.vector), 300, deterministic=True)
     assert float((walks.returns() > 0).double().mean()) >= 0.90
 
 

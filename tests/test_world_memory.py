@@ -134,7 +134,7 @@ def test_all_futures_of_a_tiny_memory_have_the_probability_one() -> None:
     first = torch.tensor([[1, 2]]).expand(81, 1, 2)
     z = torch.cat([first, futures], 1)
     action = torch.tensor([[2, 0]]).expand(81, 2)
-    rewards = torch.linspace(-6.0, 6.0, 4001, dtype=torch.float64)
+    rewards = torch.linspace(-20.0, 20.0, 4001, dtype=torch.float64)
     joint = torch.zeros(81, dtype=torch.float64)
     for ends in itertools.product([False, True], repeat=2):
         end = torch.tensor([ends]).expand(81, 2)
@@ -150,7 +150,7 @@ def test_all_futures_of_a_tiny_memory_have_the_probability_one() -> None:
     torch.testing.assert_close(mass, torch.ones(2).double(), rtol=0, atol=1e-6)
     mean = torch.trapezoid(density * rewards[:, None], rewards, dim=0)
     spread = torch.trapezoid(density * (rewards[:, None] - mean).square(), rewards, dim=0).sqrt()
-    torch.testing.assert_close(spread, torch.full((2,), 0.1).double(), rtol=1e-3, atol=0)
+    assert (spread > 0.02).all(), "rewards are never surer than that"
 
 
 def test_rewards_and_ends_hang_on_where_a_step_leads_and_on_nothing_later() -> None:
@@ -187,8 +187,11 @@ def test_what_is_foreseen_is_what_log_probs_say(density: str) -> None:
     one = torch.ones(n, 1, dtype=torch.bool)
     told = (seen.z[:, None], seen.reward[:, None].double(), one)
     log_z, log_r, log_end = memory.log_probs(told, given)
-    peak = -math.log(0.1 * math.sqrt(2 * math.pi))  # the reward is the mean of its density
-    torch.testing.assert_close(log_r[:, 0], torch.full((n,), peak).double(), rtol=0, atol=1e-6)
+    beside = [
+        memory.log_probs((told[0], told[1] + gap, one), given)[1] for gap in (-0.1, 0.1)
+    ]  # the reward is the mean of its density, which is symmetric and nowhere higher
+    torch.testing.assert_close(*beside, rtol=1e-4, atol=1e-4)
+    assert (log_r > beside[0]).all()
     rate = log_end.exp().mean()
     assert float(seen.terminated.double().mean() - rate) == pytest.approx(0.0, abs=0.012)
     if density == "MADE":

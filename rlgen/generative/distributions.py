@@ -47,6 +47,25 @@ class Categorical(torch.distributions.Categorical):
         return -(self.probs * self.logits.clamp_min(floor)).sum(-1)
 
 
+class Normal(torch.distributions.Normal):
+    """Torch's, drawn with `seeding.normal`, whose noise groups of rows can share.
+
+    Args:
+        mean: with any shape.
+        scale: positive, with the shape of `mean`.
+    """
+
+    def __init__(self, mean: Tensor, scale: Tensor) -> None:
+        super().__init__(mean, scale, validate_args=False)
+
+    def sample(self, sample_shape: _size = _NONE) -> Tensor:
+        shape = (*sample_shape, *self.batch_shape)
+        return (self.loc + self.scale * normal(shape, self.loc)).detach()
+
+    def expand(self, batch_shape: _Shape, _instance: object = None) -> "Normal":
+        return Normal(self.loc.expand(batch_shape), self.scale.expand(batch_shape))
+
+
 class MixtureOfNormals(torch.distributions.MixtureSameFamily):
     """Torch's, of diagonal normals, drawn from the one component that was chosen.
 
@@ -58,7 +77,7 @@ class MixtureOfNormals(torch.distributions.MixtureSameFamily):
 
     def __init__(self, logits: Tensor, mean: Tensor, scale: Tensor) -> None:
         self.mean_of_each, self.scale_of_each = mean, scale
-        normals: Distribution = torch.distributions.Normal(mean, scale, validate_args=False)
+        normals: Distribution = Normal(mean, scale)
         dims = mean.ndim - logits.ndim
         if dims:
             normals = torch.distributions.Independent(normals, dims, validate_args=False)

@@ -94,7 +94,7 @@ class Normal(_Elementwise):
     def elements(self, outputs: Tensor) -> Distribution:
         mean, raw = outputs.unbind(-1)
         scale = math.sqrt(self.temperature) * positive(raw, self.min_scale)
-        return D.Normal(mean, scale, validate_args=False)
+        return extra.Normal(mean, scale)
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class FixedNormal(_Elementwise):
 
     def elements(self, outputs: Tensor) -> Distribution:
         mean = outputs.squeeze(-1)
-        return D.Normal(mean, torch.full_like(mean, self.scale), validate_args=False)
+        return extra.Normal(mean, torch.full_like(mean, self.scale))
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from rlgen.agents.progress import live_line
 from rlgen.checkpoint import Configurable
 from rlgen.envs.world import TensorWorld
-from rlgen.seeding import mix
+from rlgen.seeding import mix, uniform
 
 Fitness = Callable[[Tensor], Tensor]  # candidates (n, parameters) -> what each is worth, (n,)
 
 
 class Controller(Configurable, nn.Module):
-    """Actions by a linear map of features: the one with the largest output.
+    """Actions by a linear map of features: outputs are the logits of actions.
 
     It has (features + 1) * actions parameters.
 
@@ -70,9 +70,12 @@ class Controller(Configurable, nn.Module):
         *,
         deterministic: bool = True,
     ) -> tuple[Tensor, None]:
-        """The action of each observation; there is no state and no chance."""
-        del state, episode_start, deterministic
-        return self.linear(obs).argmax(1), None
+        """The likeliest action of each observation, or one drawn; there is no state."""
+        del state, episode_start
+        outputs = self.linear(obs)
+        if not deterministic:
+            outputs = outputs + _gumbel(uniform(outputs.shape, outputs))
+        return outputs.argmax(1), None
 
     @torch.no_grad()
     def set(self, vector: Tensor) -> "Controller":
@@ -179,11 +182,14 @@ def evolve(
     population: int = 64,
     generations: int = 50,
     discount: float = 0.99,
-    sigma: float = 0.5,
+    sigma: float = 0.15,
     seed: int = 0,
     progress: bool = True,
 ) -> Evolution:
     """Evolve a controller for the mean discounted return of one episode in each copy.
+
+    Actions are drawn from the softmax of the outputs. A candidate that always did the likeliest
+    would be stuck for good wherever it is wrong, and its return would say little of the rest.
 
     All candidates of a generation act at once, each in as many copies as there are for one, and all
     of them meet the same starts and the same noise. In the end the search's mean and the best
@@ -213,6 +219,8 @@ def evolve(
             f"'population' must be at least 2 and divide the world's {world.num_envs} copies, "
             f"got {population}"
         )
+    if world.num_envs % 2:
+        raise ValueError(f"'world' must have an even number of copies, got {world.num_envs}")
     start = nn.utils.parameters_to_vector(controller.parameters()).detach()
     # of each generation, others: seeds in a row would share all copies but one
     episodes = (mix(seed, k) for k in itertools.count())
@@ -225,8 +233,7 @@ def evolve(
         seed=seed,
         progress=progress,
     )
-    half = population // 2
-    finalists = torch.stack([mean] * half + [best] * (population - half))
+    finalists = torch.stack([mean, best])  # each in half of the copies
     judged = [
         returns_of(finalists, world, discount=discount, seed=next(episodes)) for _ in range(4)
     ]
@@ -239,7 +246,12 @@ def evolve(
 
 @torch.no_grad()
 def returns_of(
-    candidates: Tensor, world: TensorWorld[Any], *, discount: float = 0.99, seed: int = 0
+    candidates: Tensor,
+    world: TensorWorld[Any],
+    *,
+    discount: float = 0.99,
+    deterministic: bool = False,
+    seed: int = 0,
 ) -> Tensor:
     """The mean discounted return of each linear controller, over the same episodes for all.
 
@@ -247,7 +259,8 @@ def returns_of(
         candidates: parameters of controllers, with shape (n, (features + 1) * actions).
         world: its copies are shared out evenly.
         discount: of rewards.
-        seed: of the episodes.
+        deterministic: do the likeliest; else actions are drawn from the softmax of the outputs.
+        seed: of the episodes and of the actions.
 
     Returns:
         With shape (n,).
@@ -265,11 +278,16 @@ def returns_of(
     world.reset(seed)
     alike = {name: torch.cat([t[:copies]] * count) for name, t in world.state_dict().items()}
     world.load_state_dict(alike)
+    source = torch.Generator(world.device).manual_seed(mix(seed, 21))
     total = torch.zeros(world.num_envs, device=world.device)
     done = torch.zeros(world.num_envs, dtype=torch.bool, device=world.device)
     for t in range(world.max_steps):
         seen = world.observe().unflatten(0, (count, copies)).to(weights.dtype)
-        action = torch.baddbmm(biases, seen, weights).argmax(2).flatten()
+        logits = torch.baddbmm(biases, seen, weights)
+        if not deterministic:  # the same noise for all candidates
+            draws = torch.rand(copies, actions, generator=source, device=world.device)
+            logits = logits + _gumbel(draws)
+        action = logits.argmax(2).flatten()
         reward, terminated, truncated = world.advance(action, frozen=done)
         total += discount**t * reward
         done |= terminated | truncated
@@ -277,3 +295,8 @@ def returns_of(
             break
     fitness: Tensor = total.unflatten(0, (count, copies)).mean(1)
     return fitness
+
+
+def _gumbel(u: Tensor) -> Tensor:
+    """Noise from uniform numbers: the largest of logits + noise is a draw from their softmax."""
+    return -(-u.clamp_min(1e-20).log()).log()

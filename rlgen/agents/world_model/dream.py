@@ -13,6 +13,7 @@ from rlgen.envs.draws import Draws
 from rlgen.envs.world import State, TensorWorld
 from rlgen.seeding import drawing_from, repeating
 
+_TRIED = 64  # rows that show whether noise is shared
 _START = 0  # the stream of randomness that chooses where an episode begins
 
 
@@ -85,6 +86,7 @@ class Dream(TensorWorld[Dreamt]):
             )
         self.vision, self.memory = vision, memory.at_temperature(temperature)
         self.starts = starts
+        self._check_sharing(groups)
         self.temperature, self.remembering, self.groups = temperature, remembering, groups
         super().__init__(
             num_envs,
@@ -94,6 +96,22 @@ class Dream(TensorWorld[Dreamt]):
             max_steps=max_steps,
             seed=seed,
         )
+
+    @torch.no_grad()
+    def _check_sharing(self, groups: int) -> None:
+        """Rows that are alike must be foreseen alike in all groups."""
+        if groups == 1:
+            return
+        z, before = (part[:1].expand(2 * _TRIED, -1) for part in self.starts)
+        alike = self.memory.step(z, z.new_zeros(len(z), dtype=torch.long), before)
+        with drawing_from(0), repeating(2):
+            z = self.memory.foresee(alike).z
+        if not torch.equal(z[:_TRIED], z[_TRIED:]):
+            density = type(self.memory.density).__name__
+            raise TypeError(
+                f"'groups' share noise, and {density} draws its own; MADE, NADE and "
+                "MixtureDensityNetwork with the heads Categorical, Normal or MixtureOfNormals share"
+            )
 
     def frames(self) -> Tensor:
         """What each copy sees now, as the observation that the world would have shown."""

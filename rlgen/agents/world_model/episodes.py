@@ -100,19 +100,19 @@ class Latents:
         Args:
             memory: whose states.
             most: how many at most, drawn at random.
-            resets: the first latents of episodes only, instead of any that is not the last.
+            resets: the first latents of episodes only. Otherwise any latent that is not
+                an episode's last is as likely as any other.
         """
         if resets:
             some = torch.randperm(len(self.steps), device=self.steps.device)[:most]
             return self.draw(self.first[some]), memory.initial_state(len(some))
+        begun = torch.ones(len(self.mean), dtype=torch.bool, device=self.first.device)
+        begun[self.first + self.steps] = False
+        pool = begun.nonzero().squeeze(1)
+        index = pool[torch.randperm(len(pool), device=pool.device)[:most]]
+        episode = torch.searchsorted(self.first, index, right=True) - 1
+        used, row = episode.unique(return_inverse=True)
         rows, width = self.padded(), int(self.steps.max())
-        episode = torch.randperm(len(self.steps), device=self.steps.device)[:most]
-        share = -(-most // len(episode))  # of each episode's steps, one or a few
-        at = torch.rand(len(episode), share, device=episode.device) * self.steps[episode, None]
-        at = at.long()
-        z, action = rows.z[episode, :width], rows.action[episode]
-        states = memory.states(z, action)
-        before = torch.cat([memory.initial_state(len(z))[:, None], states[:, :-1]], dim=1)
-        chosen = torch.arange(len(episode), device=at.device)[:, None]
-        index = self.first[episode, None] + at
-        return self.draw(index).flatten(0, 1)[:most], before[chosen, at].flatten(0, 1)[:most]
+        states = memory.states(rows.z[used, :width], rows.action[used])
+        before = torch.cat([memory.initial_state(len(used))[:, None], states[:, :-1]], dim=1)
+        return self.draw(index), before[row, index - self.first[episode]]

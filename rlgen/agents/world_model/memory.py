@@ -8,10 +8,11 @@ latent, the reward and the end of the episode follow one another, by the chain r
 
 import copy
 import dataclasses
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Distribution
 from torch.nn import functional as F
 
 from rlgen.agents.world_model.recurrence import GRU, Recurrence
@@ -68,7 +69,7 @@ class Memory(GenerativeModel):
         density: of one latent, with a context of the recurrence's width.
         actions: how many there are.
         recurrence: `GRU` or `Attention`; None takes a GRU as wide as the density's context.
-        reward_scale: the deviation that rewards are taken to have about their mean.
+        reward_scale: the least deviation that rewards are taken to have; how much more is learnt.
         hidden: width of the layer before reward and end.
 
     Example:
@@ -87,7 +88,7 @@ class Memory(GenerativeModel):
         *,
         actions: int,
         recurrence: Recurrence | None = None,
-        reward_scale: float = 0.1,
+        reward_scale: float = 0.02,
         hidden: int = 64,
     ) -> None:
         super().__init__(density.event_shape, density.event_shape)  # the next latent, and the last
@@ -103,14 +104,21 @@ class Memory(GenerativeModel):
                 f"'recurrence' must be {width} wide, as the density's context is, "
                 f"got {self.recurrence.width}"
             )
-        if actions < 1:
-            raise ValueError(f"'actions' must be positive, got {actions}")
+        if actions < 1 or reward_scale <= 0:
+            raise ValueError(
+                f"'actions' and 'reward_scale' must be positive, got {actions} and {reward_scale}"
+            )
         self.density, self.actions = density, actions
         self.support = density.support
-        self.reward_head = heads.FixedNormal(reward_scale)
-        self.embedding = nn.Linear(self._latent_size, width)
+        self.reward_head = heads.Normal(reward_scale)
+        # what follows numbers is no linear matter, and a recurrence alone is a poor table
+        self.embedding: nn.Module = (
+            nn.Linear(self._latent_size, width)
+            if isinstance(self.support, Symbols)
+            else MLP(self._latent_size, width, (2 * width,))
+        )
         self.of_action = nn.Embedding(actions, width)
-        self.outcome = MLP(2 * width, 2, (hidden,))
+        self.outcome = MLP(2 * width, 3, (hidden,))
 
     @classmethod
     def of(
@@ -119,7 +127,7 @@ class Memory(GenerativeModel):
         *,
         actions: int,
         symbols: int | None = None,
-        width: int = 128,
+        width: int = 64,
         components: int = 5,
         recurrence: Recurrence | None = None,
     ) -> "Memory":
@@ -129,7 +137,7 @@ class Memory(GenerativeModel):
         density: DensityModel
         if symbols is None:
             density = MixtureDensityNetwork(
-                latent, context_shape=width, components=components, hidden=(width,)
+                latent, context_shape=width, components=components, hidden=(2 * width, 2 * width)
             )
         else:
             head = heads.Categorical(symbols)
@@ -161,7 +169,7 @@ class Memory(GenerativeModel):
             z = self.density.sample(len(h), h)
         reward, end = self._outcome(h, z)
         terminated = uniform((len(h),), h) < end.sigmoid()
-        return Foreseen(z, reward, terminated)
+        return Foreseen(z, reward.mean, terminated)
 
     def at_temperature(self, temperature: float) -> "Memory":
         """The same memory, sharing all weights, whose latents are drawn hotter or colder."""
@@ -203,8 +211,8 @@ class Memory(GenerativeModel):
         rows, after = h.flatten(0, 1), z_next.flatten(0, 1)
         with unchecked():  # millions of them, checked when they were made
             latent = self.density.log_prob(after, rows)
-        mean, end = self._outcome(rows, after)
-        rewarded = self.reward_head(mean[:, None], ()).log_prob(reward.flatten())
+        earned, end = self._outcome(rows, after)
+        rewarded = earned.log_prob(reward.flatten())
         ended = -F.binary_cross_entropy_with_logits(
             end, terminated.flatten().to(end.dtype), reduction="none"
         )
@@ -243,7 +251,8 @@ class Memory(GenerativeModel):
         """(*, n) -> (*, width)."""
         if isinstance(self.support, Symbols):
             offsets = torch.arange(z.shape[-1], device=z.device) * self.support.count
-            return F.embedding(z + offsets, self.embedding.weight.T).sum(-2) + self.embedding.bias
+            table = cast(nn.Linear, self.embedding)
+            return F.embedding(z + offsets, table.weight.T).sum(-2) + table.bias
         embedded: Tensor = self.embedding(z)
         return embedded
 
@@ -251,7 +260,7 @@ class Memory(GenerativeModel):
         done: Tensor = self.of_action(action)
         return self._embedded(z) + done
 
-    def _outcome(self, h: Tensor, z_next: Tensor) -> tuple[Tensor, Tensor]:
-        """The reward's mean and the logit of the end, each (B,)."""
+    def _outcome(self, h: Tensor, z_next: Tensor) -> tuple[Distribution, Tensor]:
+        """The reward's distribution and the logit of the end, each (B,)."""
         outputs = self.outcome(torch.cat([h, self._embedded(z_next)], dim=1))
-        return outputs[:, 0], outputs[:, 1]
+        return self.reward_head(outputs[:, :2]), outputs[:, 2]

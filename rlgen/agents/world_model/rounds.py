@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
 
 from rlgen.agents.imitation.demonstrations import Demonstrations, Trajectory
 from rlgen.agents.imitation.recording import Actor
@@ -82,7 +81,6 @@ class ByEvolution:
         rollouts: of each candidate.
         temperature: of the dream.
         max_steps: when a dreamed episode is truncated.
-        chance: share of random actions where it collects, which by itself it has none of.
         discount: of rewards.
     """
 
@@ -91,7 +89,6 @@ class ByEvolution:
     rollouts: int = 16
     temperature: float = 1.0
     max_steps: int = 100
-    chance: float = 0.1
     discount: float = 0.97
 
     def begin(self, model: WorldModel, seed: int) -> Controller:
@@ -112,7 +109,8 @@ class ByEvolution:
         return {f"search/{name}": getattr(found, name) for name in ("fitness", "mean_fitness")}
 
     def pilot(self, model: WorldModel, agent: Controller, seed: int) -> Actor:
-        return model.pilot(_Unsure(agent, model.memory.actions, self.chance, seed))
+        del seed
+        return model.pilot(agent)
 
     def _dream(self, model: WorldModel, seed: int) -> Dream:
         return model.dream(
@@ -260,24 +258,6 @@ class Rounds:
     def _seed(self, number: int | None = None) -> int:
         """Of a round, by default of the one that comes next."""
         return mix(self.seed, 8, self.round if number is None else number) % 2**31
-
-
-class _Unsure:
-    """An agent that does now and then what chance says, unless its mode is asked for."""
-
-    def __init__(self, agent: Controller, actions: int, chance: float, seed: int) -> None:
-        self.agent, self.actions, self.chance = agent, actions, chance
-        self.generator = torch.Generator().manual_seed(seed)
-
-    def act(
-        self, obs: Tensor, state: Any, episode_start: Any, *, deterministic: bool
-    ) -> tuple[Tensor, Any]:
-        action, state = self.agent.act(obs, state, episode_start)
-        if deterministic:
-            return action, state
-        other = torch.randint(self.actions, action.shape, generator=self.generator)
-        unsure = torch.rand(action.shape, generator=self.generator) < self.chance
-        return torch.where(unsure.to(action.device), other.to(action.device), action), state
 
 
 def _packed(data: Demonstrations) -> dict[str, Any]:

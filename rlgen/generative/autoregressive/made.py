@@ -69,6 +69,13 @@ class MADE(Autoregressive):
         inputs = as_inputs(self.head, x, self.dtype).reshape(len(x), -1)
         return self._distribution(self.net(inputs, context))
 
+    def _sample(self, n: int, context: Tensor | None) -> Tensor:
+        if self.event_shape.numel() > 1 or context is None:
+            return super()._sample(n, context)
+        nothing = context.new_zeros(1, *self.event_shape)  # comes before a single number
+        x: Tensor = self._conditionals(nothing, context).sample()
+        return x
+
     def _sample_and_log_prob(self, n: int, context: Tensor | None) -> tuple[Tensor, Tensor]:
         drawn: dict[int, Tensor] = {}
 

@@ -1,0 +1,47 @@
+"""What the benchmarks share: figures kept line by line, and how a document shows them."""
+
+import json
+import platform
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+Row = dict[str, Any]
+
+
+class Notes:
+    """Figures of one benchmark in runs/<name>.jsonl, each there as soon as it is known."""
+
+    def __init__(self, name: str) -> None:
+        self.file = Path("runs") / f"{name}.jsonl"
+
+    def add(self, kind: str, **figures: Any) -> None:
+        """Keep one, and show it."""
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        line = json.dumps({"kind": kind, **figures})
+        print(line[:300], flush=True)
+        with self.file.open("a") as lines:
+            lines.write(line + "\n")
+
+    def rows(self) -> list[Row]:
+        """All of them."""
+        return [json.loads(line) for line in self.file.read_text().splitlines()]
+
+
+def machine() -> str:
+    """Where the figures were taken."""
+    return (
+        f"{platform.machine()} {platform.system()}, one thread of a shared 2-core machine, Python "
+        f"{platform.python_version()}, torch {torch.__version__}"
+    )
+
+
+def spread(found: Sequence[float], digits: int = 3) -> str:
+    """The median, and of more than one the range."""
+    middle = f"{statistics.median(found):,.{digits}f}"
+    if len(found) == 1:
+        return middle
+    return f"{middle} ({min(found):,.{digits}f} to {max(found):,.{digits}f})"
