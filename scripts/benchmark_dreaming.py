@@ -19,7 +19,8 @@ from figures import Notes, machine, spread
 from rlgen.agents import PPO
 from rlgen.agents.exploration import HashCounts
 from rlgen.agents.imitation import record
-from rlgen.agents.world_model import Untried, Wandering, WorldModel
+from rlgen.agents.reward_model import Stream
+from rlgen.agents.world_model import Memoryless, Untried, Wandering, WorldModel
 from rlgen.agents.world_model.episodes import Latents
 from rlgen.envs import FourRooms, MiniGrid
 from rlgen.envs.world import TensorWorld
@@ -75,15 +76,19 @@ def dreams(seed: int, rounds: int = 10, episodes: int = 12) -> None:
     began, data, explorer = time.process_time(), None, None
     for k in range(rounds):
         with drawing_from(mix(seed, k)):
-            model = WorldModel.of(corner(1), symbols=128, remembering=False)
+            model = WorldModel.of(
+                corner(1), symbols=128, recurrence=Memoryless(64), remembering=False
+            )
         model.data = data
         model.collect(corner(episodes, seed), episodes, explorer, seed=mix(seed, k, 1) % 2**31)
-        model.fit(vision_steps=500, memory_steps=800, lr=1e-2, seed=seed, progress=False)
+        model.fit(vision_steps=800, memory_steps=800, lr=1e-2, seed=seed, progress=False)
         success = 0.0
         data = model.data
         assert data is not None
         if any(one.terminated for one in data):  # else there is nothing to learn yet
-            judge = PPO(model.dream(64, seed=seed), seed=seed, **DREAMT)
+            # M can say anything of what was never tried, goals next door included
+            wary = {"untried": Stream(Untried(model), weight=-0.1, normalise=False)}
+            judge = PPO(model.dream(64, seed=seed), reward_models=wary, seed=seed, **DREAMT)
             judge.learn(49152, progress=False)
             success = arrived(judge, model.watched(corner(128)))
         if noted("world model", seed, data.steps, success, began):
@@ -187,9 +192,10 @@ def scarce_lines(rows: list[dict[str, Any]]) -> list[str]:
         "Four-Rooms from (1, 1) to (11, 11), one-hot cells, episodes of at most 100 steps, 1 for "
         "the goal and nothing else. After each round (PPO: 512 steps) 128 episodes from other "
         "seeds, by draws of the policy; the first count of real steps with 90 % of them at the "
-        "goal. The world model's rounds: 12 episodes, V 500 and M 800 gradient steps from nothing, "
-        "PPO for 49,152 dreamed steps for the task, once there is an episode that ended, and for "
-        "as many towards actions that were never tried; that one collects the next round, and "
+        "goal. The world model's rounds: 12 episodes, V 800 and M 800 gradient steps from nothing, "
+        "M without memory, PPO for 49,152 dreamed steps for the task, once there is an episode "
+        "that ended, where an action that was never tried costs .1, and for as many towards such "
+        "actions; the agent that looks for them collects the next round, and "
         "wanders by chance after 0 to 60 steps. PPO has 16 copies; its settings are the best of "
         "eight, and with hash counts (weight .1) of three, on seeds 0 to 2, which are among these.",
         "",

@@ -150,7 +150,7 @@ def test_all_futures_of_a_tiny_memory_have_the_probability_one() -> None:
     torch.testing.assert_close(mass, torch.ones(2).double(), rtol=0, atol=1e-6)
     mean = torch.trapezoid(density * rewards[:, None], rewards, dim=0)
     spread = torch.trapezoid(density * (rewards[:, None] - mean).square(), rewards, dim=0).sqrt()
-    assert (spread > 0.02).all(), "rewards are never surer than that"
+    assert (spread > 0.05).all(), "rewards are never surer than that"
 
 
 def test_rewards_and_ends_hang_on_where_a_step_leads_and_on_nothing_later() -> None:

@@ -70,6 +70,7 @@ class Memory(GenerativeModel):
         actions: how many there are.
         recurrence: `GRU` or `Attention`; None takes a GRU as wide as the density's context.
         reward_scale: the least deviation that rewards are taken to have; how much more is learnt.
+            Means below it count as 0.
         hidden: width of the layer before reward and end.
 
     Example:
@@ -88,7 +89,7 @@ class Memory(GenerativeModel):
         *,
         actions: int,
         recurrence: Recurrence | None = None,
-        reward_scale: float = 0.02,
+        reward_scale: float = 0.05,
         hidden: int = 64,
     ) -> None:
         super().__init__(density.event_shape, density.event_shape)  # the next latent, and the last
@@ -163,13 +164,18 @@ class Memory(GenerativeModel):
 
     @torch.no_grad()
     def foresee(self, state: Tensor) -> Foreseen:
-        """What follows: one draw for each row of `state`; the reward is its mean."""
+        """What follows: one draw for each row of `state`.
+
+        The reward is its mean, and 0 where M cannot tell it from that: agents would live on crumbs.
+        """
         h = self.summary(state)
         with unchecked(), evaluating(self.density):
             z = self.density.sample(len(h), h)
         reward, end = self._outcome(h, z)
         terminated = uniform((len(h),), h) < end.sigmoid()
-        return Foreseen(z, reward.mean, terminated)
+        earned = reward.mean
+        told_apart = earned.abs() > self.reward_head.min_scale
+        return Foreseen(z, torch.where(told_apart, earned, 0.0), terminated)
 
     def at_temperature(self, temperature: float) -> "Memory":
         """The same memory, sharing all weights, whose latents are drawn hotter or colder."""

@@ -45,7 +45,7 @@ class GRU(Configurable, nn.Module):
         torch.Size([2, 5, 8])
     """
 
-    def __init__(self, width: int = 128) -> None:
+    def __init__(self, width: int = 64) -> None:
         super().__init__()
         if width < 1:
             raise ValueError(f"'width' must be positive, got {width}")
@@ -68,6 +68,53 @@ class GRU(Configurable, nn.Module):
 
     def states(self, x: Tensor) -> Tensor:
         """(B, T, width) from the beginning -> states (B, T, size)."""
+        return self.unroll(x)
+
+    def summary(self, state: Tensor) -> Tensor:
+        """What a state says, (B, width)."""
+        return state
+
+
+class Memoryless(Configurable, nn.Module):
+    """No past: a summary tells of the present step alone.
+
+    It is right for worlds that are seen whole, where it learns from few episodes what others learn
+    from many, and a control for those that are not.
+
+    Args:
+        width: of inputs and summaries.
+
+    Example:
+        >>> import torch
+        >>> from rlgen.agents.world_model import Memoryless
+        >>> Memoryless(8).unroll(torch.randn(2, 5, 8)).shape
+        torch.Size([2, 5, 8])
+    """
+
+    def __init__(self, width: int = 64) -> None:
+        super().__init__()
+        if width < 1:
+            raise ValueError(f"'width' must be positive, got {width}")
+        self.width = width
+        self.net = nn.Sequential(nn.SiLU(), nn.Linear(width, width), nn.SiLU())
+
+    @property
+    def state_size(self) -> int:
+        return self.width
+
+    def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, width) and a state -> what is remembered now, which is the next state too."""
+        del state
+        now = self.unroll(x)
+        return now, now
+
+    def unroll(self, x: Tensor) -> Tensor:
+        """(*, width) -> summaries (*, width)."""
+        summaries: Tensor = self.net(x)
+        return summaries
+
+    def states(self, x: Tensor) -> Tensor:
+        """(B, T, width) -> states (B, T, width)."""
         return self.unroll(x)
 
     def summary(self, state: Tensor) -> Tensor:
