@@ -33,7 +33,7 @@ def true_dream(n: int, slip: float = 0.1, **options: Any) -> Dream:
     return Dream(exact_vision(everywhere()), memory, cell_starts(world), num_envs=n, **settings)
 
 
-def scrambled(kind: str = "tokens", ends: float = -2.0) -> tuple[Vision, Memory]:
+def scrambled(kind: str = "tokens", ends: float = -3.0) -> tuple[Vision, Memory]:
     """An M with random weights, whose dreams end now and then."""
 
     def make() -> tuple[Vision, Memory]:
