@@ -12,12 +12,9 @@ docs/results/agents.md of them. One thread; seconds are of the CPU where they ar
 the wall too where a limit is one of the wall.
 """
 
-import json
-import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +23,7 @@ import imitation_rates
 import torch
 import tyro
 from agent_peers import RLEXPLORE_MEMORY, rlexplore_rate, sb3_four_rooms, sb3_rate
+from figures import Notes, machine
 from minigrid_optimum import optimal_return
 
 from rlgen.agents import PPO, ActorCritic, Policy, RewardModel, Stream, Transitions
@@ -34,19 +32,10 @@ from rlgen.envs import MiniGrid, OpenWorld
 from rlgen.envs.world import World
 from rlgen.generative import MADE, heads
 
-RESULTS = Path("runs/benchmark_agents.jsonl")
+NOTES = Notes("benchmark_agents")
 HELD_OUT = 10**6  # seeds from here on are for evaluation only
 FAR = "open world 40x40, goal in the far corner"
 app = tyro.extras.SubcommandApp()
-
-
-def note(kind: str, **figures: Any) -> None:
-    """Keep one figure, and show it."""
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    line = json.dumps({"kind": kind, **figures})
-    print(line, flush=True)
-    with RESULTS.open("a") as file:
-        file.write(line + "\n")
 
 
 def ppo_rate(copies: int, steps: int, minibatch: int, seconds: float, device: str) -> float:
@@ -88,21 +77,21 @@ def speed(seconds: float = 6.0, rounds: int = 3, device: str = "cpu") -> None:
     if device != "cpu":
         for copies in (1024, 4096, 16384, 65536):
             rate = ppo_rate(copies, 32, copies * 4, seconds, device)
-            note("ppo-device", device=device, copies=copies, rate=rate)
+            NOTES.add("ppo-device", device=device, copies=copies, rate=rate)
         return
     for _ in range(rounds):  # interleaved, so that all share the machine's moods
-        note("ppo", who="SB3, 8 copies, minibatch 256", rate=sb3_rate(seconds))
+        NOTES.add("ppo", who="SB3, 8 copies, minibatch 256", rate=sb3_rate(seconds))
         for copies, steps, minibatch in ((1024, 32, 4096), (1024, 32, 256)):
             name = f"rlgen, {copies} copies, minibatch {minibatch}"
-            note("ppo", who=name, rate=ppo_rate(copies, steps, minibatch, seconds, "cpu"))
+            NOTES.add("ppo", who=name, rate=ppo_rate(copies, steps, minibatch, seconds, "cpu"))
         peer = rlexplore_rate(RLEXPLORE_MEMORY)
         if peer is not None:
-            note("bonus", who=f"RLeXplore PseudoCounts, memory {RLEXPLORE_MEMORY}", rate=peer)
+            NOTES.add("bonus", who=f"RLeXplore PseudoCounts, memory {RLEXPLORE_MEMORY}", rate=peer)
         for estimator in ("frequency", "recoding"):
             for seen in (10**4, 10**6):
                 made = MADE(104)
                 rate = bonus_rate(PseudoCounts(made, estimator=estimator), seen, seconds)
-                note("bonus", who=f"rlgen MADE, {estimator}, after {seen:,}", rate=rate)
+                NOTES.add("bonus", who=f"rlgen MADE, {estimator}, after {seen:,}", rate=rate)
 
 
 def world_of(name: str, copies: int, seed: int) -> World:
@@ -134,10 +123,10 @@ def four_rooms(
             agent.iterate()
         spent, cpu = time.perf_counter() - start, time.process_time() - cpu
         figures = evaluated(agent, "MiniGrid-FourRooms-v0")
-        note("four-rooms", who="rlgen", seed=seed, steps=agent.total_steps, wall=spent, cpu=cpu,
-             **figures)  # fmt: skip
+        spent_on = {"steps": agent.total_steps, "wall": spent, "cpu": cpu}
+        NOTES.add("four-rooms", who="rlgen", seed=seed, **spent_on, **figures)
         if peer:
-            note("four-rooms", who="SB3", seed=seed, **sb3_four_rooms(seed, 300_000, HELD_OUT))
+            NOTES.add("four-rooms", who="SB3", seed=seed, **sb3_four_rooms(seed, 300_000, HELD_OUT))
 
 
 BONUSES: dict[str, Callable[[int], RewardModel | None]] = {
@@ -163,7 +152,9 @@ def sparse(
         for bonus in bonuses:
             for seed in seeds:
                 figures = solved(world_id, bonus, seed, steps, weight, 0.9 * optimum)
-                note("sparse", world=world_id, bonus=bonus, seed=seed, optimum=optimum, **figures)
+                NOTES.add(
+                    "sparse", world=world_id, bonus=bonus, seed=seed, optimum=optimum, **figures
+                )
 
 
 def solved(
@@ -196,29 +187,27 @@ def gail(seconds: float = 4.0, rounds: int = 3) -> None:
     """GAIL beside its learner alone, and beside `imitation` if it is installed."""
     torch.set_num_threads(1)
     for _ in range(rounds):  # interleaved, so that all share the machine's moods
-        imitation_rates.measure(note, seconds)
+        imitation_rates.measure(NOTES.add, seconds)
 
 
 @app.command
 def world_model(seconds: float = 3.0, rounds: int = 3, device: str = "cpu") -> None:
     """Imagined steps beside the real MiniGrid's, and a generation of evolution in dreams."""
     torch.set_num_threads(1)
-    dream_rates.measure(note, seconds, rounds, device)
+    dream_rates.measure(NOTES.add, seconds, rounds, device)
 
 
 @app.command
 def report(out: Path = Path("docs/results/agents.md")) -> None:
     """The document of all that was measured."""
-    rows = [json.loads(line) for line in RESULTS.read_text().splitlines()]
-    packages = " ".join(f"{p} {version(p)}," for p in ("torch", "stable-baselines3", "minigrid"))
+    rows = NOTES.rows()
     lines = [
         "# Agents",
         "",
         "`python scripts/benchmark_agents.py speed`, `four-rooms`, `sparse`, `gail`, `world-model` "
         "and `report`.",
         "",
-        f"{platform.machine()} {platform.system()}, one thread of a shared 2-core machine, Python "
-        f"{platform.python_version()}, {packages} one run. On a GPU: "
+        f"{machine('stable-baselines3', 'minigrid')}, one run. On a GPU: "
         f"{'below' if any(r['kind'] == 'ppo-device' for r in rows) else 'not measured'}.",
         *speeds(rows, "ppo", "Training steps a CPU-second on MiniGrid-FourRooms-v0", "SB3"),
         "PPO with separate networks of 2 x 64 for policy and values, 4 epochs, the 7x7x3 view.",

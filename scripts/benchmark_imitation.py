@@ -11,8 +11,6 @@ Each figure is a line in runs/imitation.jsonl as soon as it is known; `report` m
 docs/results/imitation.md and its picture of them. One thread; seconds are of the CPU.
 """
 
-import json
-import platform
 import statistics
 import time
 from collections.abc import Sequence
@@ -22,6 +20,7 @@ from typing import Any
 
 import torch
 import tyro
+from figures import Notes, machine, spread
 from imitation_pictures import Panel, draw_paths
 from torch import Tensor
 
@@ -44,7 +43,7 @@ from rlgen.envs import FourRooms
 from rlgen.generative import Wasserstein
 from rlgen.seeding import drawing_from, mix
 
-RESULTS = Path("runs/imitation.jsonl")
+NOTES = Notes("imitation")
 DISCOUNT = 0.97
 SETTINGS = {"steps": 32, "minibatch": 512, "lr": 3e-3, "entropy_weight": 0.003}
 BARS = {1: (0.15, 0.90), 4: (0.12, 0.94), 16: (0.08, 0.95)}
@@ -52,15 +51,6 @@ app = tyro.extras.SubcommandApp()
 
 
 Start = tuple[int, int] | None
-
-
-def note(kind: str, **figures: Any) -> None:
-    """Keep one figure, and show it."""
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    line = json.dumps({"kind": kind, **figures})
-    print(line[:300], flush=True)
-    with RESULTS.open("a") as file:
-        file.write(line + "\n")
 
 
 def every_cell(observation: Any = "onehot") -> Tensor:
@@ -142,7 +132,7 @@ def table(
             few = all_of_them[:count]
             floor = measures.empirical_occupancy(few, world, DISCOUNT)
             floor_tv = measures.total_variation(floor, truth)
-            note("table", who="demonstrations", count=count, seed=seed, tv=floor_tv)
+            NOTES.add("table", who="demonstrations", count=count, seed=seed, tv=floor_tv)
             for who in ("BC", "GAIL", "AIRL"):
                 start = time.process_time()
                 if who == "BC":
@@ -155,8 +145,8 @@ def table(
                 rho = measures.occupancy(mdp, pi, discount=DISCOUNT)
                 value = planning.evaluate_policy(mdp, pi, discount=DISCOUNT) @ mdp.start
                 tv = measures.total_variation(rho, truth)
-                note("table", who=who, count=count, seed=seed, tv=tv, share=float(value) / best,
-                     seconds=seconds)  # fmt: skip
+                figures = {"tv": tv, "share": float(value) / best, "seconds": seconds}
+                NOTES.add("table", who=who, count=count, seed=seed, **figures)
 
 
 @app.command
@@ -173,7 +163,7 @@ def fixed(
         policy, right = imitate("GAIL", shown, seed, iterations, start=(1, 1), penalty=penalty)
         rho = measures.occupancy(world.mdp(), table_of(policy, seen), discount=DISCOUNT)
         tv = measures.total_variation(rho, truth)
-        note("fixed", seed=seed, tv=tv, accuracy=right, iterations=iterations, penalty=penalty)
+        NOTES.add("fixed", seed=seed, tv=tv, accuracy=right, iterations=iterations, penalty=penalty)
 
 
 def two_ways(copies: int, seed: int, observation: Any) -> FourRooms:
@@ -266,7 +256,7 @@ def routes(
     for seed in seeds:
         for who, used in (("InfoGAIL", weight), ("GAIL, blind to the code", 0.0)):
             found = routes_run(seed, weight=used, wasserstein=False, **form)
-            note("routes", who=who, seed=seed, **found)
+            NOTES.add("routes", who=who, seed=seed, **found)
 
 
 @app.command
@@ -282,20 +272,19 @@ def pixels(
     form: dict[str, Any] = {"observation": "image", "iterations": iterations, "copies": 32}
     for seed in seeds:
         found = routes_run(seed, weight=weight, wasserstein=wasserstein, **form)
-        note("routes", who=who, seed=seed, **found)
+        NOTES.add("routes", who=who, seed=seed, **found)
 
 
 @app.command
 def report(out: Path = Path("docs/results/imitation.md")) -> None:
     """The document of all that was measured."""
-    rows = [json.loads(line) for line in RESULTS.read_text().splitlines()]
+    rows = NOTES.rows()
     lines = [
         "# Imitation in Four-Rooms",
         "",
         "`python scripts/benchmark_imitation.py table`, `routes`, `pixels`, then `report`.",
         "",
-        f"{platform.machine()} {platform.system()}, one thread of a shared 2-core machine, Python "
-        f"{platform.python_version()}, torch {torch.__version__}. On a GPU: not measured. PPO with "
+        f"{machine()}. On a GPU: not measured. PPO with "
         f"{', '.join(f'`{k}={v}`' for k, v in SETTINGS.items())}, a learning rate that falls "
         f"linearly, and a discount of {DISCOUNT}; critics have their defaults. Medians over seeds, "
         "the range in brackets.",
@@ -315,11 +304,6 @@ def panel_of(row: dict[str, Any]) -> Panel:
     some = [*range(20), *range(each, each + 20)]
     paths = [torch.tensor(row["paths"][i]) for i in some]
     return Panel(row["who"], paths, [int(i >= each) for i in some], "code")
-
-
-def spread(found: Sequence[float], digits: int = 3) -> str:
-    middle = statistics.median(found)
-    return f"{middle:.{digits}f} ({min(found):.{digits}f} to {max(found):.{digits}f})"
 
 
 def occupancy_table(rows: Sequence[dict[str, Any]]) -> list[str]:

@@ -10,18 +10,16 @@ docs/results/imitation_gym.md of them. Experts are trained once and their demons
 beside it. Two commands may run at the same time, one thread each.
 """
 
-import json
-import platform
 import statistics
 import time
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
 import gymnasium
 import torch
 import tyro
+from figures import Notes, machine, spread
 from gymnasium.vector import AutoresetMode
 
 from rlgen.agents import PPO, TRPO, ActorCritic
@@ -29,7 +27,7 @@ from rlgen.agents.imitation import BC, GAIL, Demonstrations, Trajectory, record
 from rlgen.envs.adapters import from_gymnasium
 from rlgen.envs.world import World
 
-RESULTS = Path("runs/imitation_gym.jsonl")
+NOTES = Notes("imitation_gym")
 HELD_OUT = 10**6  # seeds from here on are for evaluation only
 COPIES, STEPS, EPISODES = 16, 64, 100
 Task = Literal["CartPole-v0", "Acrobot-v1"]
@@ -41,15 +39,6 @@ PUBLISHED = {  # Ho and Ermon, 2016: BC and GAIL with TRPO, by demonstrations
 }
 PUBLISHED_EXPERTS = {"CartPole-v0": 200.0, "Acrobot-v1": -75.25}
 app = tyro.extras.SubcommandApp()
-
-
-def note(kind: str, **figures: Any) -> None:
-    """Keep one figure, and show it."""
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    line = json.dumps({"kind": kind, **figures})
-    print(line, flush=True)
-    with RESULTS.open("a") as file:
-        file.write(line + "\n")
 
 
 def world_of(task: str, copies: int = COPIES) -> World:
@@ -84,7 +73,7 @@ def falling(played: Demonstrations, score: float, near: float) -> bool:
 
 def expert_of(task: str) -> Demonstrations:
     """Episodes of PPO that has reached the goal; for CartPole-v1, of PPO half way."""
-    path = RESULTS.parent / f"expert_{task}.npz"
+    path = NOTES.file.parent / f"expert_{task}.npz"
     if path.exists():
         return Demonstrations.load(path)
     world = world_of(task)
@@ -104,7 +93,7 @@ def expert_of(task: str) -> Demonstrations:
             if float(played.returns().mean()) >= GOALS[task]:
                 break
     returns = played.returns()
-    note("expert", task=task, steps=agent.total_steps, episodes=len(played),
+    NOTES.add("expert", task=task, steps=agent.total_steps, episodes=len(played),
          score=float(returns.mean()), spread=float(returns.std()))  # fmt: skip
     played.save(path)
     return played
@@ -194,7 +183,7 @@ def survival(
             if warm:
                 cloned = BC(shown, *spaces, seed=seed).learn(2000, progress=False)
                 model = ActorCritic(cloned.policy, streams=2)
-                note("survival", who="cloning alone", seed=seed, **scored(cloned, task))
+                NOTES.add("survival", who="cloning alone", seed=seed, **scored(cloned, task))
             if not gail.updates:
                 for parameter in gail.critic.parameters():
                     parameter.data.zero_()
@@ -204,7 +193,7 @@ def survival(
             agent = learner(kind, world, gail, seed, model=model, lr=rate, **scale)
             late = decayed(agent, gail, steps if full else 60_000)
             cpu = time.process_time() - start
-            note("survival", who=name, seed=seed, cpu=cpu, late=late, **scored(agent, task))
+            NOTES.add("survival", who=name, seed=seed, cpu=cpu, late=late, **scored(agent, task))
 
 
 @app.command
@@ -240,23 +229,21 @@ def table(
                     found = learner(method, world, gail, seed, **rate)
                     decayed(found, gail, steps)
                 cpu = time.process_time() - start
-                note("table", task=task, who=method, demonstrations=count, seed=seed,
+                NOTES.add("table", task=task, who=method, demonstrations=count, seed=seed,
                      subsample=subsample, steps=steps, cpu=cpu, **scored(found, task))  # fmt: skip
 
 
 @app.command
 def report(out: Path = Path("docs/results/imitation_gym.md")) -> None:
     """The document of all that was measured."""
-    rows = [json.loads(line) for line in RESULTS.read_text().splitlines()]
-    packages = " ".join(f"{p} {version(p)}" for p in ("torch", "gymnasium"))
+    rows = NOTES.rows()
     lines = [
         "# Imitation: CartPole and Acrobot",
         "",
         "`python scripts/benchmark_imitation_gym.py survival`, `table --task CartPole-v0`, "
         "`table --task Acrobot-v1`, then `report`.",
         "",
-        f"{platform.machine()} {platform.system()}, one thread of a shared 2-core machine, Python "
-        f"{platform.python_version()}, {packages}. Each score is the mean return of {EPISODES} "
+        f"{machine('gymnasium')}. Each score is the mean return of {EPISODES} "
         "episodes with actions drawn from the policy; a cell is the median over seeds, the range "
         "in brackets. Experts are our own PPO, stopped when they had reached their score.",
         *survival_table(rows),
@@ -264,12 +251,6 @@ def report(out: Path = Path("docs/results/imitation_gym.md")) -> None:
     ]
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text("\n".join(lines) + "\n")
-
-
-def spread(found: Sequence[float], digits: int = 1) -> str:
-    """The median, and the range of more than one."""
-    middle = f"{statistics.median(found):.{digits}f}"
-    return f"{middle} ({min(found):.{digits}f} to {max(found):.{digits}f})"
 
 
 def expert_line(rows: Sequence[dict[str, Any]], task: str) -> dict[str, Any]:
@@ -337,7 +318,7 @@ def published_table(rows: Sequence[dict[str, Any]], task: str) -> list[str]:
         published = f"{PUBLISHED[task][count][who != 'BC']:g}" if count in PUBLISHED[task] else ""
         lines.append(
             f"| {count} | {'all' if every == 1 else f'one in {every}'} | {who} | {len(of)} "
-            f"| {spread([r['drawn'] for r in of])} | {spread([r['mode'] for r in of])} "
+            f"| {spread([r['drawn'] for r in of], 1)} | {spread([r['mode'] for r in of], 1)} "
             f"| {published if every == 10 else ''} "
             f"| {statistics.median(r['cpu'] for r in of):.0f} |"
         )

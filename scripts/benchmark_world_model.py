@@ -8,13 +8,13 @@ Each figure is a line in runs/world_model.jsonl as soon as it is known; `report`
 docs/results/world_model.md and its pictures of them. One thread; seconds are of the CPU.
 """
 
-import json
 import time
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 import tyro
+from figures import Notes
 from torch import Tensor
 from world_model_panels import document, listed
 
@@ -35,7 +35,7 @@ from rlgen.envs import FourRooms, OpenWorld
 from rlgen.envs.tabular import TabularGrid
 from rlgen.seeding import drawing_from, mix
 
-RESULTS = Path("runs/world_model.jsonl")
+NOTES = Notes("world_model")
 HORIZON, DREAMS, CAP, EPISODES = 30, 4096, 100, 1000
 SPREAD_AFTER, SPREAD_STARTS = 15, 4
 WIDTH, LR = {"tokens": 64, "attention": 64, "numbers": 128}, {"numbers": 4e-3}
@@ -48,15 +48,6 @@ Kind = Literal["tokens", "attention", "numbers"]
 Place = Literal["rooms", "open"]
 WHO = {"tokens": "tokens, GRU", "attention": "tokens, Attention", "numbers": "MDN-RNN"}
 app = tyro.extras.SubcommandApp()
-
-
-def note(kind: str, **figures: Any) -> None:
-    """Keep one figure, and show it."""
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    line = json.dumps({"kind": kind, **figures})
-    print(line[:300], flush=True)
-    with RESULTS.open("a") as file:
-        file.write(line + "\n")
 
 
 def place(where: Place, copies: int, *, slip: float = 0.0, seed: int = 0) -> TabularGrid:
@@ -112,14 +103,14 @@ def truth(
                 same: dict[str, Any] = {"slip": slip, "seed": seed, "steps": data.steps}
                 same |= {"width": WIDTH[kind], "fit": form}
                 judged = judge(model.vision, model.memory, slip, seed)
-                note("truth", who=WHO[kind], seconds=seconds, **same, **judged)
+                NOTES.add("truth", who=WHO[kind], seconds=seconds, **same, **judged)
                 if kind == "numbers":
                     judged = judge(model.vision, model.memory, slip, seed, again=True)
-                    note("truth", who="MDN-RNN, encoded anew", **same, **judged)
+                    NOTES.add("truth", who="MDN-RNN, encoded anew", **same, **judged)
                 if kind != "attention":
                     blank = untaught(world, kind, None, seed + 100).memory
                     judged = judge(model.vision, blank, slip, seed)
-                    note("truth", who=f"{WHO[kind]}, untrained M", **same, **judged)
+                    NOTES.add("truth", who=f"{WHO[kind]}, untrained M", **same, **judged)
 
 
 def at_random(obs: Tensor) -> Tensor:
@@ -194,25 +185,25 @@ def protocol(
         seconds = taught(model, form_of(kind, FIT), seed=seed)
         same = {"where": where, "who": WHO[kind], "seed": seed}
         same |= {"steps": model.data.steps, "width": WIDTH[kind], "fit": form_of(kind, FIT)}
-        note("model", seconds=seconds, **same)
+        NOTES.add("model", seconds=seconds, **same)
         for temperature in temperatures:
             began = time.process_time()
             agent = by_ppo(model, temperature, seed)
             seconds = time.process_time() - began
             found = tried(model, agent, where, temperature, seed)
-            note("agent", by="PPO", temperature=temperature, seconds=seconds, **same, **found)
+            NOTES.add("agent", by="PPO", temperature=temperature, seconds=seconds, **same, **found)
         if evolved:
             began = time.process_time()
             linear = by_evolution(model, seed)
             seconds = time.process_time() - began
             found = tried(model, linear, where, 1.0, seed)
-            note("agent", by="CMA-ES", temperature=1.0, seconds=seconds, **same, **found)
+            NOTES.add("agent", by="CMA-ES", temperature=1.0, seconds=seconds, **same, **found)
         if control:
             blank = WorldModel(model.vision, untaught(world, kind, None, seed + 100).memory)
             blank.data = model.data
             agent = by_ppo(blank, 1.0, seed)
             found = tried(blank, agent, where, 1.0, seed)
-            note("agent", by="PPO, untrained M", temperature=1.0, **same, **found)
+            NOTES.add("agent", by="PPO, untrained M", temperature=1.0, **same, **found)
 
 
 def by_ppo(model: WorldModel, temperature: float, seed: int) -> PPO:
@@ -274,8 +265,7 @@ def report(out: Path = Path("docs/results/world_model.md")) -> None:
     """The document of all that was measured."""
     key = ("kind", "where", "slip", "who", "by", "temperature", "seed")
     latest: dict[tuple[Any, ...], dict[str, Any]] = {}  # what was measured again counts once
-    for line in RESULTS.read_text().splitlines():
-        row = json.loads(line)
+    for row in NOTES.rows():
         latest[tuple(row.get(name) for name in key)] = row
     rows = list(latest.values())
     chance = {

@@ -4,6 +4,7 @@ import json
 import platform
 import statistics
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,12 @@ class Notes:
         return [json.loads(line) for line in self.file.read_text().splitlines()]
 
 
-def machine() -> str:
-    """Where the figures were taken."""
+def machine(*packages: str) -> str:
+    """Where the figures were taken, and with which versions of what else they need."""
+    beside = "".join(f", {package} {version(package)}" for package in packages)
     return (
         f"{platform.machine()} {platform.system()}, one thread of a shared 2-core machine, Python "
-        f"{platform.python_version()}, torch {torch.__version__}"
+        f"{platform.python_version()}, torch {torch.__version__}{beside}"
     )
 
 

@@ -1,15 +1,14 @@
 """The document of `benchmark_world_model.py`, and its pictures, out of the rows it wrote."""
 
-import platform
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from figures import Row, machine, spread
 from imitation_pictures import COLOURS, pyplot, save
 
-Row = dict[str, Any]
 Rows = Sequence[Row]
 PLACES = {"rooms": "Four-Rooms", "open": "open world, 10x10"}
 ORDER = ("PPO", "CMA-ES", "PPO, untrained M")
@@ -32,8 +31,7 @@ def document(rows: Rows, chance: dict[str, float], settings: str, out: Path) -> 
         "`python scripts/benchmark_world_model.py truth`, `protocol`, `protocol --kind numbers`, "
         "both with `--where open` too, then `report`.",
         "",
-        f"{platform.machine()} {platform.system()}, one thread of a shared 2-core machine, Python "
-        f"{platform.python_version()}, torch {torch.__version__}. On a GPU: not measured. "
+        f"{machine()}. On a GPU: not measured. "
         f"{settings}. Medians over seeds, the range in brackets.",
     ]
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -52,13 +50,6 @@ def document(rows: Rows, chance: dict[str, float], settings: str, out: Path) -> 
 
 
 TEMPERATURES = "world_model_temperatures.png"
-
-
-def spread(found: Sequence[float], digits: int = 3) -> str:
-    if len(found) == 1:
-        return f"{found[0]:.{digits}f}"
-    middle = statistics.median(found)
-    return f"{middle:.{digits}f} ({min(found):.{digits}f} to {max(found):.{digits}f})"
 
 
 def middle(rows: Rows, figure: Callable[[Row], float], digits: int = 3) -> str:
