@@ -93,10 +93,10 @@ class Options:
     symbols: int = 256
     positions: int = 1
     recurrence: str = "gru"
-    width: int = 128
+    width: int = 64
     remembering: bool = True
     vision_steps: int = 800
-    memory_steps: int = 1500
+    memory_steps: int = 2000
     window: int = 16
     controller: str = "ppo"
     temperature: float = 1.0
