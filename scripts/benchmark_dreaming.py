@@ -103,7 +103,7 @@ def dreams(seed: int, rounds: int = 10, episodes: int = 12) -> None:
 
 
 @app.command
-def partial(seeds: tuple[int, ...] = (0, 1, 2), episodes: int = 800, steps: int = 150_000) -> None:
+def partial(seeds: tuple[int, ...] = (0, 1, 2), episodes: int = 400, steps: int = 100_000) -> None:
     """MiniGrid's Four-Rooms by its view: what memory foretells, and what an agent has of it."""
     torch.set_num_threads(1)
     for seed in seeds:
@@ -114,7 +114,7 @@ def partial(seeds: tuple[int, ...] = (0, 1, 2), episodes: int = 800, steps: int 
         chance = lambda obs: torch.randint(3, (len(obs),))  # noqa: E731  left, right, forward
         model.collect(world, episodes, chance, seed=seed)
         held = record(world, chance, 200, seed=HELD_OUT + seed)
-        model.fit(vision_steps=1000, memory_steps=0, seed=seed, progress=False)
+        model.fit(vision_steps=1500, memory_steps=0, seed=seed, progress=False)
         blind.vision, blind.data = model.vision, model.data
         seconds = {}
         for name, one, window in (("memory", model, 100), ("memoryless", blind, 1)):
@@ -122,7 +122,7 @@ def partial(seeds: tuple[int, ...] = (0, 1, 2), episodes: int = 800, steps: int 
             size = 16 if window == 100 else 1600
             one.fit(
                 vision_steps=0,
-                memory_steps=400,
+                memory_steps=700,
                 window=window,
                 batch_size=size,
                 lr=2e-3,
@@ -148,7 +148,7 @@ def rooms(copies: int, seed: int) -> TensorWorld[Any]:
 
 
 def viewer(world: TensorWorld[Any]) -> WorldModel:
-    return WorldModel.of(world, positions=8, symbols=64)
+    return WorldModel.of(world, positions=8, symbols=64, width=128)
 
 
 @torch.no_grad()
