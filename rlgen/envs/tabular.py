@@ -147,6 +147,14 @@ class TabularGrid(TensorWorld[Walk]):
         target = self._fixed_goal() if goal is None else grid.as_cell("goal", goal, self.free)
         return planner.shortest_paths(self.next_cell, source, target)
 
+    def views(self) -> Tensor:
+        """What is seen in each cell, with shape (cells, *observation); the goal must stay."""
+        if self.goal == "random":
+            raise ValueError("'views' needs a goal that stays, and this world's is \"random\"")
+        cell = torch.arange(self.cells, device=self.device)
+        goal = torch.full_like(cell, self.goal if isinstance(self.goal, int) else -1)
+        return self._observe(Walk(cell, goal))
+
     def render(self) -> Tensor:
         """Map, goal and agent, 16 pixels a cell: uint8 with shape (num_envs, height, width, 3)."""
         goal = None if self.goal == "none" else self._places[self.state.goal]

@@ -50,6 +50,8 @@ class Learner(Configurable, ABC):
     """
 
     optimizer: torch.optim.Optimizer
+    # what each gradient step descends beside the learner's own loss, for those who add to it
+    beside: Callable[[], Tensor] | None = None
 
     def __init__(
         self,
