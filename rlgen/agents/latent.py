@@ -19,6 +19,7 @@ from rlgen.envs.world import Step, World
 from rlgen.generative.functions import Prior
 from rlgen.generative.heads import Head
 from rlgen.generative.model import Shape
+from rlgen.generative.nets import MLP
 from rlgen.seeding import drawing_from, mix
 
 
@@ -146,15 +147,15 @@ class LatentNet(ObservationNet):
             raise ValueError("'hidden' must have at least one width")
         self.features = Features((inputs,), torch.float32)
         self.memory, self.cell = 0, None
-        first = nn.Linear(inputs, hidden[0])
+        self.mlp = MLP(inputs, outputs, hidden)
+        for i in range(1, len(self.mlp), 2):
+            self.mlp[i] = nn.ReLU()
+        first = self.mlp[0]
+        assert isinstance(first, nn.Linear)
         with torch.no_grad():
             nn.init.normal_(first.weight)
             first.weight[:, inputs - width :] *= width**-0.5
             first.bias.zero_()
-        layers: list[nn.Module] = [first]
-        for before, after in zip(hidden, [*hidden[1:], outputs], strict=True):
-            layers += [nn.ReLU(), nn.Linear(before, after)]
-        self.mlp = nn.Sequential(*layers)
 
 
 class LatentPolicy(Policy):
@@ -231,8 +232,5 @@ class LatentPolicy(Policy):
         assert isinstance(first, nn.Linear)
         of_obs, of_z = first.weight.split([obs.shape[-1], self.width], dim=1)
         x = obs @ of_obs.T + (features @ of_z.T + first.bias)[:, None]
-        for layer in rest:
-            x = layer(x)
-        return x
-
-
+        out: Tensor = nn.Sequential(*rest)(x)
+        return out

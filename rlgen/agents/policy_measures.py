@@ -129,9 +129,7 @@ def returns(
     return total
 
 
-def path_entropy_given(
-    world: TabularGrid, table: Tensor, horizon: int | None = None
-) -> Tensor:
+def path_entropy_given(world: TabularGrid, table: Tensor, horizon: int | None = None) -> Tensor:
     """H(path|z) of each policy, acting by samples, in nats, with shape (n,).
 
     A path is a chain, so its entropy is that of its start and of all its steps:
@@ -143,7 +141,7 @@ def path_entropy_given(
     chain = torch.einsum("nsa,saz->nsz", table, mdp.transition)
     each = torch.special.entr(chain).sum(2).masked_fill(mdp.terminal, 0.0)
     state = mdp.start.expand(len(table), 1, -1)
-    total = torch.special.entr(mdp.start).sum().expand(len(table))
+    total: Tensor = torch.special.entr(mdp.start).sum().expand(len(table))
     for _ in range(world.max_steps if horizon is None else horizon):
         total = total + (state.squeeze(1) * each).sum(1)
         state = state @ chain

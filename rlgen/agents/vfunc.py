@@ -4,31 +4,30 @@ Notation: z, the code of a policy, fixed for an episode; f, what the policy pi_z
 S_H: its action probabilities there, under noise of a fixed amount.
 """
 
+import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from rlgen.agents.anneal import Anneal
 from rlgen.agents.evaluation import evaluate
 from rlgen.agents.latent import Latent, LatentPolicy, drawn
 from rlgen.agents.learners.earnings import Batch, Models
 from rlgen.agents.learners.learner import Learner
 from rlgen.agents.learners.ppo import PPO
 from rlgen.agents.learners.reinforce import REINFORCE
-from rlgen.agents.policies import Policies, PolicyFunction, Replay, SquaredDistance
+from rlgen.agents.policies import Policies
 from rlgen.agents.policy import ActorCritic
 from rlgen.agents.transitions import flat
+from rlgen.agents.variety import Bound, Encoder, Replay, Variety, check_choices
 from rlgen.envs.tabular import TabularGrid
 from rlgen.envs.world import World
-from rlgen.generative import VFunc as FunctionModel
-from rlgen.generative.functions import Difference, Direct, Prior, Similarity, StandardNormal
-from rlgen.generative.heads import FixedNormal
+from rlgen.generative.functions import Prior, StandardNormal
 from rlgen.seeding import drawing_from, mix
 
 Task = Literal["ppo", "reinforce"]
-Bound = Literal["discretise", "maxent"]
-Encoder = Literal["likelihood", "difference", "direct", "similarity"]
 States = Literal["replay", "all"]
 _TASKS: dict[str, type[PPO] | type[REINFORCE]] = {"ppo": PPO, "reinforce": REINFORCE}
 
@@ -57,17 +56,21 @@ class VFunc(Learner):
         world: what it lives in, with discrete or continuous actions.
         task: whose gradient earns the return, "ppo" or "reinforce".
         settings: arguments of that learner, such as {"lr": 1e-3, "discount": 0.95}.
-        prior: p(z); StandardNormal(16) unless given.
+        latent: numbers of z.
+        prior: p(z); StandardNormal(latent) unless given.
         entropy_weight: of the bound.
         bound: "discretise" or "maxent".
         encoder: how functions are compared: "likelihood", the exact one of the noise, or
             "similarity", learnt, which only score candidates; "difference" or "direct", which
             give a distribution over z. None takes the first, or for maxent "difference".
-        states: where: "replay" draws them from what was visited lately; "all" takes every cell of
-            a world with a handful.
-        points: m, how many states of the replay buffer.
+        comparison: at which states: "replay" draws `points` of them from what was visited lately,
+            "all" takes every cell of a world with a handful.
+        points: m.
         candidates: k, how many z at each gradient step.
-        noise: standard deviation of the noise on f.
+        noise: standard deviation of the noise on f. A large one asks first for policies that differ
+            in much, so an `Anneal` from large to small keeps more kinds of them.
+        action_entropy: the task's own `entropy_weight`, of the policy's entropy at each step, if it
+            is to change; an `Anneal` to 0 lets all ways be seen before any is settled on.
         capacity: of the replay buffer, in observations.
         hidden: widths of the policy's hidden layers.
         reward_models: name -> a reward model, (model, weight), or a `Stream`.
@@ -90,59 +93,54 @@ class VFunc(Learner):
         *,
         task: Task = "ppo",
         settings: Mapping[str, Any] | None = None,
+        latent: int = 16,
         prior: Prior | None = None,
         entropy_weight: float = 0.02,
         bound: Bound = "discretise",
         encoder: Encoder | None = None,
-        states: States = "replay",
+        comparison: States = "replay",
         points: int = 16,
         candidates: int = 128,
-        noise: float = 0.4,
+        noise: float | Anneal = 0.4,
+        action_entropy: Anneal | None = None,
         capacity: int = 8192,
         hidden: Sequence[int] = (64, 64),
         reward_models: Models | None = None,
         seed: int = 0,
     ) -> None:
-        encoder = encoder or ("likelihood" if bound == "discretise" else "difference")
-        _check(task=(task, Task), bound=(bound, Bound), encoder=(encoder, Encoder))
-        _check(states=(states, States))
-        self.prior = StandardNormal(16) if prior is None else prior
-        beside = Latent(world, self.prior, seed=seed)
+        _check(task, comparison, entropy_weight)
+        self.prior = StandardNormal(latent) if prior is None else prior
+        self.latent_world = Latent(world, self.prior, seed=seed)
         with drawing_from(mix(seed, 0, 1)):
-            policy = LatentPolicy.beside(beside, hidden=hidden)
+            policy = LatentPolicy.beside(self.latent_world, hidden=hidden)
             model = ActorCritic(policy, streams=1 + len(reward_models or {}))
-        views = _views(world, beside) if states == "all" else None
-        with drawing_from(mix(seed, 0, 2)):
-            count = points if views is None else len(views)
-            self.functions = _functions(
-                beside, policy, self.prior, count, encoder=encoder, noise=noise
+            always = _views(world, self.latent_world) if comparison == "all" else None
+            self.variety = Variety(
+                policy,
+                self.prior,
+                bound=bound,
+                encoder=encoder,
+                points=points,
+                candidates=candidates,
+                noise=noise,
+                replay=Replay(capacity, always),
             )
-        model.comparison = self.functions.comparison
-        self.task = _TASKS[task](
-            beside, model=model, reward_models=reward_models, seed=seed, **(settings or {})
-        )
-        super().__init__(
-            beside,
-            model=model,
-            reward_models=reward_models,
-            steps=self.task.steps,
-            discount=self.task.earnings.discount,
-            trace=self.task.earnings.trace,
-            world_weight=self.task.earnings.world_weight,
-            temperature=self.task.earnings.temperature,
-            seed=seed,
-        )
+        model.encoder = self.variety.encoder  # learns, is kept and is saved with the policy
+        shared: dict[str, Any] = {"model": model, "reward_models": reward_models, "seed": seed}
+        self.task = _task(task, self.latent_world, settings or {}, shared)
+        super().__init__(self.latent_world, **shared, **_rules(self.task))
         self.given_world, self.earnings = world, self.task.earnings
-        self.functions.to(world.device)
-        self.optimizer, self.latent_world = self.task.optimizer, beside
-        self.entropy_weight, self.bound, self.candidates = entropy_weight, bound, candidates
-        self.replay = Replay(capacity, views) if views is None else Replay(len(views), views)
+        self.optimizer = self.task.optimizer
+        self.variety.functions.to(world.device)
+        self.entropy_weight, self.action_entropy = entropy_weight, action_entropy
         self.known: list[Tensor] = []
         if entropy_weight > 0.0:
-            self.task.beside = self._variety
+            self.task.beside = self._descended
 
     def update(self, batch: Batch) -> dict[str, float]:
-        self._remember(batch.rollout.obs)
+        self._anneal()
+        seen = batch.rollout.obs.flatten(0, 1)
+        self.variety.replay.note(seen[:, : -self.prior.width])
         self.known = []
         metrics = self.task.update(batch)
         if self.known:
@@ -207,13 +205,13 @@ class VFunc(Learner):
     ) -> dict[str, float]:
         """Means over whole episodes, with a z drawn for each; see `Learner.evaluate`."""
         if world is None or world is self.given_world:
-            return super().evaluate(
-                episodes, world=world, deterministic=deterministic, seed=seed
-            )
+            return super().evaluate(episodes, world=world, deterministic=deterministic, seed=seed)
         latent = Latent(world, self.prior, seed=seed)
         return evaluate(self.model, latent, episodes, deterministic=deterministic, seed=seed)
 
-    def sample_policies(self, n: int, *, generator: int | torch.Generator | None = None) -> Policies:
+    def sample_policies(
+        self, n: int, *, generator: int | torch.Generator | None = None
+    ) -> Policies:
         """`n` policies, each a z, to be asked anything; `generator` may be a seed."""
         if n < 1:
             raise ValueError(f"'n' must be positive, got {n}")
@@ -239,79 +237,60 @@ class VFunc(Learner):
             seed: of states, z and noise.
         """
         with drawing_from(mix(seed, 4)):
-            known = [self._information().mean() for _ in range(draws)]
+            known = [self.variety.information().mean() for _ in range(draws)]
         return float(torch.stack(known).mean())
 
     def entropy_bound(self, draws: int = 64, *, seed: int = 2**20) -> float:
         """The lower bound of H(f): that of the information, and the entropy of the noise."""
-        return self.information_bound(draws, seed=seed) + self.functions.noise_entropy
+        return self.information_bound(draws, seed=seed) + self.variety.functions.noise_entropy
 
     def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "replay": self.replay.state_dict()}
+        return {**super().state_dict(), "replay": self.variety.replay.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
-        self.replay.load_state_dict(state["replay"], self.world.device)
+        self._anneal()
+        self.variety.replay.load_state_dict(state["replay"], self.world.device)
 
-    def _variety(self) -> Tensor:
+    def _anneal(self) -> None:
+        """What changes with the steps that were taken; it depends on nothing else."""
+        self.variety.anneal(self.total_steps)
+        if self.action_entropy is not None:
+            self.task.entropy_weight = self.action_entropy(self.total_steps)
+
+    def _descended(self) -> Tensor:
         """What each gradient step of the task descends beside its own loss."""
-        known = self._information().mean()
+        known = self.variety.information().mean()
         self.known.append(known.detach())
         return -self.entropy_weight * known
 
-    def _information(self) -> Tensor:
-        """The bound for each of k fresh draws, at fresh states."""
-        assert self.functions.context_shape is not None
-        states = self.replay.draw(self.functions.context_shape[0])
-        candidates = self.candidates if self.bound == "discretise" else None
-        return self.functions.information(states, self.candidates, candidates=candidates)
 
-    def _remember(self, obs: Tensor) -> None:
-        self.replay.note(obs.flatten(0, 1)[:, : -self.prior.width])
+def _check(task: str, comparison: str, entropy_weight: float) -> None:
+    check_choices(task=(task, Task), comparison=(comparison, States))
+    if not 0.0 <= entropy_weight < math.inf:
+        raise ValueError(f"'entropy_weight' must be at least 0 and finite, got {entropy_weight}")
 
 
-def _functions(
-    world: Latent,
-    policy: LatentPolicy,
-    prior: Prior,
-    points: int,
-    *,
-    encoder: Encoder,
-    noise: float,
-) -> FunctionModel:
-    """The policy as a model of functions: from states to what is done there."""
-    function = PolicyFunction(policy, prior)
-    inputs, head = world.features.width, FixedNormal(noise)
-    comparison: nn.Module
-    if encoder == "likelihood":
-        comparison = SquaredDistance(noise)
-    elif encoder == "similarity":
-        comparison = Similarity(prior, inputs=inputs, outputs=function.outputs)
-    elif encoder == "direct":
-        comparison = Direct(prior, inputs=inputs, outputs=function.outputs)
-    else:
-        comparison = Difference(
-            prior.width, inputs=inputs, outputs=function.outputs, scale=noise
-        )
-    return FunctionModel(
-        (points, function.outputs),
-        function,
-        inputs=inputs,
-        prior=prior,
-        comparison=comparison,
-        head=head,
-    )
+def _rules(task: Learner) -> dict[str, Any]:
+    """By which it collects and counts."""
+    same = ("discount", "trace", "world_weight", "temperature")
+    return {"steps": task.steps, **{name: getattr(task.earnings, name) for name in same}}
+
+
+def _task(
+    name: Task, world: Latent, settings: Mapping[str, Any], shared: dict[str, Any]
+) -> PPO | REINFORCE:
+    """The learner whose gradient earns the return."""
+    taken = sorted(set(settings) & set(shared))
+    if taken:
+        raise ValueError(f"'settings' must not hold {', '.join(taken)}: VFunc has its own")
+    return _TASKS[name](world, **shared, **settings)
 
 
 def _views(world: World, beside: Latent) -> Tensor:
     """What is seen in each cell, flat."""
     if not isinstance(world, TabularGrid):
-        raise ValueError(f"'states' can be \"all\" in a TabularGrid, not in {type(world).__name__}")
+        raise ValueError(
+            f"'comparison' can be \"all\" in a TabularGrid, not in {type(world).__name__}"
+        )
     return beside.features.scaled(world.views()).flatten(1)
-
-
-def _check(**given: tuple[object, Any]) -> None:
-    for name, (value, choices) in given.items():
-        allowed = get_args(choices)
-        if value not in allowed:
-            raise ValueError(f"{name!r} must be one of {', '.join(allowed)}, got {value!r}")
