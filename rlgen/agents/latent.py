@@ -76,7 +76,8 @@ class Latent:
     def step(self, action: Tensor) -> Step:
         """One step of all copies; what an ended episode saw last has that episode's z."""
         step, before = self.world.step(action), self.z
-        self.z = torch.where(step.done[:, None], self._draw(), before)
+        ended = step.done.reshape(-1, *[1] * len(self.prior.shape))
+        self.z = torch.where(ended, self._draw(), before)
         return Step(
             self.beside(step.obs, self.z),
             step.reward,

@@ -51,7 +51,8 @@ class Variety:
         if encoder is None:
             encoder = "likelihood" if bound == "discretise" else "difference"
         check_choices(bound=(bound, Bound), encoder=(encoder, Encoder))
-        if bound == "maxent" and encoder in ("likelihood", "similarity"):
+        scores = encoder in ("likelihood", "similarity")
+        if bound == "maxent" and scores and prior.symbols is None:
             raise ValueError(
                 f"'encoder' must give a distribution over z for the bound \"maxent\": difference "
                 f"or direct, got {encoder!r}"
