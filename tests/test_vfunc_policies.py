@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rlgen.agents import PPO, REINFORCE, ActorCritic, VFunc
+from rlgen.agents import policy_measures as pm
 from rlgen.agents.anneal import Anneal
 from rlgen.agents.latent import Latent, LatentPolicy
 from rlgen.agents.variety import Replay, SquaredDistance, Variety
@@ -295,3 +296,32 @@ def test_it_stops_where_the_bound_is_not_finite() -> None:
     agent.task.beside = lambda: agent.policy.net.mlp[0].weight.sum() * math.nan
     with pytest.raises(NonFiniteLoss):
         agent.learn(64, progress=False)
+
+
+def test_policies_that_still_arrive_are_found_by_playing() -> None:
+    """Returns are those of a walk through the blocked world, policy by policy."""
+    agent = small()
+    torch.nn.init.normal_(agent.policy.net.mlp[-1].weight)
+    policies = agent.sample_policies(64, generator=0)
+    one = open_world(1).blocked((1, 1))
+    played = policies.played(open_world(64).blocked((1, 1)), 2)
+    arrive = pm.greedy(one, policies.table(one)).reached
+    assert torch.equal(played > 0, arrive[:, None].expand(-1, 2))
+    fit = policies[arrive]
+    assert len(fit) == int(arrive.sum())
+    with pytest.raises(ValueError, match="must have 64 copies, got 8"):
+        policies.played(open_world())
+
+
+@pytest.mark.slow
+def test_it_learns_most_of_the_shortest_paths_of_an_open_world() -> None:
+    world = OpenWorld(128, size=5, start=(0, 0), max_steps=50, seed=1)
+    settings = {"steps": 16, "entropy_weight": 0.0, "discount": 0.95, "lr": 5e-3}
+    agent = VFunc(world, settings=settings, entropy_weight=0.05, seed=1)
+    agent.learn(150_000, progress=False)
+    one = OpenWorld(1, size=5, start=(0, 0), max_steps=50)
+    found = pm.variety(one, agent.sample_policies(500, generator=1).table(one))
+    assert found.success >= 0.98 and found.length <= 1.02
+    assert found.distinct >= 50 and found.entropy >= 3.5 and found.agree >= 0.6
+    assert found.given < 1.2
+    assert 1.0 < agent.information_bound() < math.log(128)

@@ -4,8 +4,11 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, Distribution
 
+from rlgen.agents.actions import within_bounds
 from rlgen.agents.latent import Latent, LatentPolicy
 from rlgen.envs.tabular import TabularGrid
+from rlgen.envs.world import World
+from rlgen.seeding import drawing_from, mix
 
 
 class Policies:
@@ -33,6 +36,44 @@ class Policies:
         assert isinstance(pi, Categorical)
         probs: Tensor = pi.probs
         return probs
+
+    def __getitem__(self, index: Tensor | slice) -> "Policies":
+        """Some of them."""
+        return Policies(self.world, self.policy, self.z[index])
+
+    @torch.no_grad()
+    def played(
+        self, world: World, episodes: int = 1, *, deterministic: bool = True, seed: int = 0
+    ) -> Tensor:
+        """The return of each, from so many whole episodes of its own, with shape (n, episodes).
+
+        It needs no gradient to adapt: in a world that has changed, this finds the policies that
+        still do well.
+
+        Args:
+            world: with one copy for each policy, and observations as they were learnt from.
+            episodes: of each.
+            deterministic: act by the mode of each policy instead of by a sample.
+            seed: of the world and of the actions.
+        """
+        if world.num_envs != len(self):
+            raise ValueError(f"'world' must have {len(self)} copies, got {world.num_envs}")
+        if episodes < 1:
+            raise ValueError(f"'episodes' must be positive, got {episodes}")
+        latent = Latent(world, self.world.prior, z=self.z)
+        returns = torch.zeros(len(self), episodes, device=world.device)
+        number = torch.zeros(len(self), dtype=torch.long, device=world.device)
+        every = torch.arange(len(self), device=world.device)
+        with drawing_from(mix(seed, 2)):
+            obs = latent.reset(seed)
+            while bool((number < episodes).any()):
+                pi = self.policy.distribution(obs)
+                action = pi.mode if deterministic else pi.sample()
+                step = latent.step(within_bounds(action, world.action_space))
+                going = (number < episodes).to(returns.dtype)
+                returns[every, number.clamp_max(episodes - 1)] += step.reward * going
+                obs, number = step.obs, number + step.done.long()
+        return returns
 
     def between(self, steps: int) -> "Policies":
         """`steps` policies on the straight line in z from the first to the last."""
