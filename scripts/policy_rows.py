@@ -1,7 +1,7 @@
 """Distributions over policies to compare: VFunc, and what else could be one, at the same cost."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from rlgen.agents import PPO, Policy, VFunc
 from rlgen.agents import policy_measures as pm
 from rlgen.agents.anneal import Anneal
 from rlgen.envs import FourRooms, OpenWorld
+from rlgen.envs.grid import Cell
 from rlgen.envs.tabular import TabularGrid
 from rlgen.runs import Run
 from rlgen.seeding import drawing_from, mix
@@ -33,6 +34,7 @@ class Recipe:
         entropy_weight: of the bound.
         noise: on what policies do, where they are compared.
         action_entropy: PPO's weight of the action's entropy, where it changes.
+        closed: cells that are closed one by one after training.
         bars: least d500, path entropy and agree.
     """
 
@@ -43,6 +45,7 @@ class Recipe:
     entropy_weight: float
     noise: float | Anneal
     action_entropy: Anneal | None
+    closed: Sequence[Cell]
     bars: tuple[int, float, float]
 
 
@@ -58,17 +61,17 @@ STILL = {"steps": 16, "entropy_weight": 0.0}
 RECIPES = {
     "open5": Recipe(
         open_world(5, 50), 128, 800_000, {**STILL, "discount": 0.95, "lr": 5e-3},
-        0.05, 0.4, None, (50, 3.5, 0.6),
+        0.05, 0.4, None, ((2, 2), (1, 3), (3, 0)), (50, 3.5, 0.6),
     ),
     "open8": Recipe(
         open_world(8, 100), 128, 1_600_000, {**STILL, "discount": 0.95, "lr": 3e-3},
-        0.05, 0.4, None, (200, 5.3, 0.3),
+        0.05, 0.4, None, ((3, 3), (4, 4), (1, 5)), (200, 5.3, 0.3),
     ),
     "rooms": Recipe(
         four_rooms, 512, 900_000,
         {**STILL, "discount": 0.97, "lr": 3e-3, "minibatch": 8192},
         0.07, Anneal(1.2, 0.5, steps=630_000, geometric=True),
-        Anneal(0.2, 0.0, steps=540_000), (120, 4.6, 0.15),
+        Anneal(0.2, 0.0, steps=540_000), ((3, 6), (6, 2)), (120, 4.6, 0.15),
     ),
 }  # fmt: skip
 
@@ -165,4 +168,16 @@ def seen(world: TabularGrid, draw: Draw) -> dict[str, Any]:
     """The columns of a row, of 500 and of 2000 policies."""
     some = pm.distinct_shortest(world, pm.greedy(world, draw(500, 2)))
     found = pm.variety(world, draw(2000, 1))
-    return {**found._asdict(), "d500": some, "d2000": found.distinct}
+    told = pm.behaviour(world, draw(500, 2))
+    row = {**found._asdict(), "d500": some, "d2000": found.distinct}
+    return {**row, **told._asdict()}
+
+
+def adapted(world: TabularGrid, draw: Draw, closed: Sequence[Cell]) -> list[float]:
+    """The share of policies whose greedy path arrives where one of these cells is closed.
+
+    Playing one episode of each drawn policy finds one that arrives after 1 / share of them.
+    """
+    table = draw(500, 2)
+    shares = [pm.greedy(world.blocked(cell), table).reached.double().mean() for cell in closed]
+    return [float(share) for share in shares]

@@ -118,3 +118,19 @@ def test_mistakes_are_told() -> None:
         pm.greedy(world_of(slip=0.1), tables(1))
     with pytest.raises(ValueError, match="a start and a goal that stay"):
         pm.greedy(OpenWorld(1, size=3), tables(1))
+
+
+def test_what_paths_tell_of_their_policies_is_as_enumerated() -> None:
+    world, table = world_of(), tables(4)
+    paths = [every_path(world, one) for one in table]
+    exact = 0.0
+    for mine in paths:
+        for path, chance in mine.items():
+            if chance > 0.0:
+                mixture = sum(other.get(path, 0.0) for other in paths) / 4
+                exact += chance / 4 * math.log(chance / mixture)
+    found = pm.behaviour(world, table, episodes=4000)
+    assert found.information == pytest.approx(exact, abs=0.03)
+    assert 0.25 < found.recovered < 1.0
+    same = pm.behaviour(world, table[:1].expand(4, -1, -1))
+    assert same.information == pytest.approx(0.0, abs=1e-9) and same.recovered == 0.0

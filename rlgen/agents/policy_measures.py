@@ -4,6 +4,7 @@ Everything takes the table pi_z(a|s) of n policies, with shape (n, S, A), and lo
 in one program. Paths are sequences of cells.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from rlgen.agents.imitation.measures import waypoints
 from rlgen.envs.tabular import TabularGrid
+from rlgen.seeding import drawing_from
 
 
 class Walks(NamedTuple):
@@ -27,6 +29,18 @@ class Walks(NamedTuple):
     length: Tensor
     reached: Tensor
     agree: Tensor
+
+
+class Behaviour(NamedTuple):
+    """What sampled paths tell of which of n policies took them.
+
+    Attributes:
+        information: of path and policy in nats, at most log n.
+        recovered: share of paths that their own policy makes likelier than any other does.
+    """
+
+    information: float
+    recovered: float
 
 
 class Variety(NamedTuple):
@@ -146,6 +160,37 @@ def path_entropy_given(world: TabularGrid, table: Tensor, horizon: int | None = 
         total = total + (state.squeeze(1) * each).sum(1)
         state = state @ chain
     return total
+
+
+def behaviour(world: TabularGrid, table: Tensor, *, episodes: int = 1, seed: int = 0) -> Behaviour:
+    """Sample paths of each policy, and ask for each how likely every policy makes it.
+
+    I(path; z) = mean of log p(path|z_i) - log (1/n) sum over j of p(path|z_j), path ~ p(.|z_i)
+
+    Likelihoods are exact; only the paths are drawn. With few policies it is near log n whatever
+    they are, as long as they differ at all.
+
+    Args:
+        world: with a goal that stays.
+        table: pi_z(a|s), with shape (n, S, A).
+        episodes: paths of each policy.
+        seed: of the paths.
+    """
+    mdp, n = world.mdp(), len(table)
+    chain = torch.einsum("nsa,saz->nsz", table.detach().double().cpu(), mdp.transition)
+    own = torch.arange(n).repeat(episodes)
+    known = torch.zeros(len(own), n, dtype=torch.float64)
+    with drawing_from(seed):
+        cell = torch.multinomial(mdp.start, len(own), replacement=True)
+        for _ in range(world.max_steps):
+            onward = torch.multinomial(chain[own, cell], 1).squeeze(1)
+            going = ~mdp.terminal[cell]
+            known += (chain[:, cell, onward].log() * going).T
+            cell = onward
+    mine = known.gather(1, own[:, None]).squeeze(1)
+    information = (mine - known.logsumexp(1)).mean() + math.log(n)
+    ties = (known >= mine[:, None] - 1e-9).sum(1)  # its own among them
+    return Behaviour(float(information), float((ties == 1).double().mean()))
 
 
 def route_shares(world: TabularGrid, path: Tensor) -> tuple[float, ...]:
