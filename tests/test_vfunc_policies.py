@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlgen.agents import PPO, REINFORCE, ActorCritic, VFunc
+from rlgen.agents import PPO, REINFORCE, ActorCritic, VFunc, planning
 from rlgen.agents import policy_measures as pm
 from rlgen.agents.anneal import Anneal
 from rlgen.agents.latent import Latent, LatentPolicy
@@ -135,6 +135,37 @@ def test_without_weight_it_is_the_learner_of_the_task_to_the_last_bit(task: Any)
     assert theirs and all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
+def test_the_gradient_for_the_task_is_that_of_the_mean_return_over_z() -> None:
+    """Each policy's gradient is its own, without bias, as z stays through the episode."""
+    world = OpenWorld(4000, size=3, start=(0, 0), max_steps=4, seed=0)
+    settings = {"steps": 4, "entropy_weight": 0.0, "value_weight": 0.0, "normalise": False}
+    settings |= {"discount": 1.0}
+    agent = VFunc(
+        world, task="reinforce", prior=UniformSymbols(3), entropy_weight=0.0, hidden=(8,),
+        settings=settings,
+    )  # fmt: skip
+    torch.nn.init.normal_(agent.policy.net.mlp[-1].weight)
+    for parameter in agent.model.critic.parameters():
+        parameter.data.zero_()
+    weights = list(agent.policy.parameters())
+    start = [weight.detach().clone() for weight in weights]
+    table = agent.policy.given(world.views(), torch.eye(3)).probs.double()
+    returns = [planning.expected_return(world.mdp(), one, horizon=4) for one in table]
+    exact = torch.cat([g.flatten() for g in torch.autograd.grad(sum(returns) / 3, weights)])
+    agent.task.optimizer = torch.optim.SGD(agent.model.parameters(), lr=1.0)
+    found = []
+    for _ in range(20):
+        agent.iterate()
+        step = [w.detach() - s for w, s in zip(weights, start, strict=True)]
+        # a mean over four steps, where the return is a sum
+        found.append(4.0 * torch.cat([s.flatten() for s in step]))
+        for weight, before in zip(weights, start, strict=True):
+            weight.data.copy_(before)
+    mean, error = torch.stack(found).mean(0), torch.stack(found).std(0) / math.sqrt(20)
+    assert float(torch.cosine_similarity(mean, exact, dim=0)) > 0.99
+    assert ((mean - exact).abs() <= 4.0 * error + 1e-6).double().mean() > 0.97
+
+
 def test_with_weight_the_policies_differ_more() -> None:
     bounds = {}
     for weight in (0.0, 0.5):
@@ -175,7 +206,7 @@ def test_z_of_a_rollout_is_drawn_from_the_prior_and_not_the_same_in_all_copies()
         {"bound": "maxent", "encoder": "direct"},
         {"comparison": "all"},
         {"prior": UniformSymbols(5)},
-        {"prior": UniformSymbols(5), "bound": "maxent", "encoder": "likelihood"},
+        {"prior": UniformSymbols(5), "bound": "maxent"},
         {"task": "reinforce"},
         {"noise": Anneal(1.0, 0.1, steps=200, geometric=True)},
         {"action_entropy": Anneal(0.1, 0.0, steps=200)},
@@ -279,6 +310,10 @@ def test_pictures_are_seen_flat() -> None:
         ({"comparison": "x"}, "'comparison' must be one of"),
         ({"bound": "maxent", "encoder": "likelihood"}, "must give a distribution over z"),
         ({"entropy_weight": -1.0}, "'entropy_weight' must be at least 0"),
+        (
+            {"prior": UniformSymbols(3), "encoder": "difference"},
+            "needs a StandardNormal, got UniformSymbols",
+        ),
         ({"candidates": 1}, "'candidates' must be at least 2, got 1"),
         ({"points": 0}, "'points' must be positive, got 0"),
         ({"noise": 0.0}, "must be positive, got 0.0"),

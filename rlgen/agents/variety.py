@@ -13,7 +13,14 @@ from torch.distributions import Categorical
 from rlgen.agents.anneal import Anneal, at
 from rlgen.agents.latent import LatentPolicy
 from rlgen.generative import VFunc as FunctionModel
-from rlgen.generative.functions import Difference, Direct, Prior, Scoring, Similarity
+from rlgen.generative.functions import (
+    Difference,
+    Direct,
+    Prior,
+    Scoring,
+    Similarity,
+    StandardNormal,
+)
 from rlgen.generative.functions.comparisons import Function
 from rlgen.generative.functions.noise import noise_entropy
 from rlgen.generative.heads import FixedNormal
@@ -49,13 +56,18 @@ class Variety:
         replay: "Replay",
     ) -> None:
         if encoder is None:
-            encoder = "likelihood" if bound == "discretise" else "difference"
+            listed = bound == "discretise" or prior.symbols is not None
+            encoder = "likelihood" if listed else "difference"
         check_choices(bound=(bound, Bound), encoder=(encoder, Encoder))
         scores = encoder in ("likelihood", "similarity")
         if bound == "maxent" and scores and prior.symbols is None:
             raise ValueError(
                 f"'encoder' must give a distribution over z for the bound \"maxent\": difference "
                 f"or direct, got {encoder!r}"
+            )
+        if encoder == "difference" and not isinstance(prior, StandardNormal):
+            raise ValueError(
+                f"'encoder' \"difference\" needs a StandardNormal, got {type(prior).__name__}"
             )
         if candidates < 2:
             raise ValueError(f"'candidates' must be at least 2, got {candidates}")
@@ -194,7 +206,8 @@ class Replay:
             return self.always
         if self.kept is None:
             raise ValueError("nothing was seen yet: 'learn' comes first")
-        return self.kept[torch.randint(min(self.count, self.capacity), (n,))]
+        device = self.kept.device
+        return self.kept[torch.randint(min(self.count, self.capacity), (n,), device=device)]
 
     def state_dict(self) -> dict[str, Any]:
         return {"kept": None if self.kept is None else self.kept.clone(), "count": self.count}

@@ -62,7 +62,8 @@ class VFunc(Learner):
         bound: "discretise" or "maxent".
         encoder: how functions are compared: "likelihood", the exact one of the noise, or
             "similarity", learnt, which only score candidates; "difference" or "direct", which
-            give a distribution over z. None takes the first, or for maxent "difference".
+            give a distribution over z. None takes the first, which over a prior of symbols gives
+            the exact posterior, and else for maxent "difference".
         comparison: at which states: "replay" draws `points` of them from what was visited lately,
             "all" takes every cell of a world with a handful.
         points: m.
@@ -73,7 +74,8 @@ class VFunc(Learner):
             is to change; an `Anneal` to 0 lets all ways be seen before any is settled on.
         capacity: of the replay buffer, in observations.
         hidden: widths of the policy's hidden layers.
-        reward_models: name -> a reward model, (model, weight), or a `Stream`.
+        reward_models: name -> a reward model, (model, weight), or a `Stream`; they see observations
+            with z behind them, as the policy does.
         seed: of everything random here; the world has its own.
 
     Example:
