@@ -315,3 +315,23 @@ def test_draws_are_uniform_and_unrelated() -> None:
     assert abs(np.corrcoef(a, b)[0, 1]) < 0.015
     neighbours = draws.uniform(1).numpy()
     assert abs(np.corrcoef(neighbours[:-1], neighbours[1:])[0, 1]) < 0.015
+
+
+def test_a_blocked_cell_is_never_entered_and_nothing_else_changes() -> None:
+    world = OpenWorld(64, size=4, start=(0, 0), slip=0.2, max_steps=20, seed=0)
+    shut = world.blocked((0, 1), (2, 2))
+    closed = torch.tensor([1, 10])
+    assert shut.shortest_paths() == world.blocked((2, 2), (0, 1)).shortest_paths() == 4
+    assert (shut.mdp().transition[0, :, closed] == 0.0).all()
+    torch.testing.assert_close(shut.mdp().transition.sum(2), torch.ones(16, 4).double())
+    assert torch.equal(shut.views(), world.views())
+    shut.reset(0)
+    for _ in range(100):
+        shut.step(torch.randint(4, (64,)))
+        assert not torch.isin(shut.state.cell, closed).any()
+    with pytest.raises(ValueError, match="neither the start nor the goal"):
+        world.blocked((0, 0))
+    with pytest.raises(ValueError, match="cannot be reached"):
+        world.blocked((0, 1), (1, 0))
+    with pytest.raises(ValueError, match="drawn anew"):
+        OpenWorld(1).blocked((0, 1))

@@ -7,3 +7,4 @@ from rlgen.agents.learners.trpo import TRPO
 from rlgen.agents.policy import ActorCritic, Policy
 from rlgen.agents.reward_model import RewardModel, Stream
 from rlgen.agents.transitions import Transitions
+from rlgen.agents.vfunc import VFunc

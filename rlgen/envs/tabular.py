@@ -3,8 +3,9 @@
 The state of a copy is its cell and its goal; where a move leads is a table.
 """
 
+import copy
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, Self, get_args
 
 import gymnasium
 import numpy as np
@@ -99,10 +100,7 @@ class TabularGrid(TensorWorld[Walk]):
             max_steps=max_steps,
             seed=seed,
         )
-        self._next_cell = self.next_cell.flatten().to(self.device)
-        wrong, counts = self._slips()
-        self._wrong = wrong.flatten(0, 1).to(self.device)
-        self._wrong_counts = counts.flatten().to(self.device)
+        self._place_moves()
         places = grid.coordinates(self.free)
         extent = torch.tensor(self.free.shape) - 1
         self._positions = (2.0 * places / extent - 1.0).to(self.device)
@@ -146,6 +144,39 @@ class TabularGrid(TensorWorld[Walk]):
             raise ValueError("'start' is drawn anew for each episode: say from where to count")
         target = self._fixed_goal() if goal is None else grid.as_cell("goal", goal, self.free)
         return planner.shortest_paths(self.next_cell, source, target)
+
+    def blocked(self, *cells: grid.Cell) -> Self:
+        """This world from its beginning with some cells closed: to move there is to stay.
+
+        Everything looks as before, so whoever learnt here can act there.
+
+        Example:
+            >>> from rlgen.envs import OpenWorld
+            >>> world = OpenWorld(1, size=3, start=(0, 0))
+            >>> world.shortest_paths(), world.blocked((1, 1)).shortest_paths()
+            (6, 2)
+        """
+        closed = torch.tensor([grid.as_cell("cells", cell, self.free) for cell in cells])
+        stay = torch.arange(self.cells)[:, None]
+        into = torch.isin(self.next_cell, closed.long())
+        made = copy.deepcopy(self)
+        made.next_cell = torch.where(into, stay, self.next_cell)
+        if self.start is None:
+            raise ValueError("'start' is drawn anew for each episode, and could be a closed cell")
+        if bool(torch.isin(torch.tensor([self.start, made._fixed_goal()]), closed).any()):
+            raise ValueError("'cells' must be neither the start nor the goal")
+        made._check_task()
+        made._place_moves()
+        made.reset()
+        return made
+
+    def views(self) -> Tensor:
+        """What is seen in each cell, with shape (cells, *observation); the goal must stay."""
+        if self.goal == "random":
+            raise ValueError("'views' needs a goal that stays, and this world's is \"random\"")
+        cell = torch.arange(self.cells, device=self.device)
+        goal = torch.full_like(cell, self.goal if isinstance(self.goal, int) else -1)
+        return self._observe(Walk(cell, goal))
 
     def render(self) -> Tensor:
         """Map, goal and agent, 16 pixels a cell: uint8 with shape (num_envs, height, width, 3)."""
@@ -207,6 +238,13 @@ class TabularGrid(TensorWorld[Walk]):
         low = 0.0 if self.observation == "onehot" else -1.0
         shape = (2 * numbers if self.goal == "random" else numbers,)
         return gymnasium.spaces.Box(low, 1.0, shape, np.float32)
+
+    def _place_moves(self) -> None:
+        """Where moves lead, flat and on the device."""
+        self._next_cell = self.next_cell.flatten().to(self.device)
+        wrong, counts = self._slips()
+        self._wrong = wrong.flatten(0, 1).to(self.device)
+        self._wrong_counts = counts.flatten().to(self.device)
 
     def _slips(self) -> tuple[Tensor, Tensor]:
         """Where a wrong move may lead: cells (cells, 4, k), and how many of the k are real."""

@@ -166,7 +166,7 @@ def routes(paths: Paths, world: TabularGrid) -> Tensor:
     walked = [path.long().cpu() for path in as_paths(paths, world)]
     taken = []
     for path in walked:
-        ways = _waypoints(world, int(path[0]))
+        ways = waypoints(world, int(path[0]))
         gone = [all(bool((path == place).any()) for place in way) for way in ways]
         taken.append(-1 if gone[0] == gone[1] else gone.index(True))
     return torch.tensor(taken)
@@ -235,7 +235,7 @@ def path_entropy(paths: Paths, world: TabularGrid) -> float:
     return float(torch.special.entr(shares).sum())
 
 
-def _waypoints(world: TabularGrid, first: int) -> list[list[int]]:
+def waypoints(world: TabularGrid, first: int) -> list[list[int]]:
     """The cells that each of the two routes passes, of a trajectory that begins in `first`."""
     if isinstance(world, FourRooms):
         return [[grid.as_cell("way", cell, world.free) for cell in way] for way in HALLWAYS]

@@ -109,6 +109,8 @@ class PPO(Learner):
         for _ in range(self.epochs):
             for sample, state in self._minibatches(whole, batch.rollout.state):
                 loss, seen = self._loss(sample, state)
+                if self.beside is not None:
+                    loss = loss + self.beside()
                 self.optimizer.zero_grad()
                 loss.backward()
                 nn.utils.clip_grad_norm_(self.parameters, self.max_norm)

@@ -88,6 +88,8 @@ class REINFORCE(Learner):
         entropy = pi.entropy().mean()
         self.optimizer.zero_grad()
         loss = self.value_weight * value - objective - self.entropy_weight * entropy
+        if self.beside is not None:
+            loss = loss + self.beside()
         loss.backward()
         self.optimizer.step()
         figures = torch.stack([objective, value, entropy]).tolist()

@@ -1,0 +1,238 @@
+"""How much policies differ: a bound of the information that what they do has about their z.
+
+Notation: f, what pi_z does at m states S_H: its action probabilities there, or the means of its
+actions, under noise of a fixed amount.
+"""
+
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Categorical
+
+from rlgen.agents.anneal import Anneal, at
+from rlgen.agents.latent import LatentPolicy
+from rlgen.generative import VFunc as FunctionModel
+from rlgen.generative.functions import (
+    Difference,
+    Direct,
+    Prior,
+    Scoring,
+    Similarity,
+    StandardNormal,
+)
+from rlgen.generative.functions.comparisons import Function
+from rlgen.generative.functions.noise import noise_entropy
+from rlgen.generative.heads import FixedNormal
+
+Bound = Literal["discretise", "maxent"]
+Encoder = Literal["likelihood", "difference", "direct", "similarity"]
+
+
+class Variety:
+    """The bound on I(f; z) for policies pi_z, on states that were visited lately.
+
+    Args:
+        policy: pi_z.
+        prior: p(z).
+        bound: "discretise" or "maxent".
+        encoder: how functions are compared; None takes the usual one of the bound.
+        points: m.
+        candidates: k, how many z are drawn at a time.
+        noise: standard deviation of the noise on f.
+        replay: where states come from.
+    """
+
+    def __init__(
+        self,
+        policy: LatentPolicy,
+        prior: Prior,
+        *,
+        bound: Bound,
+        encoder: Encoder | None,
+        points: int,
+        candidates: int,
+        noise: float | Anneal,
+        replay: "Replay",
+    ) -> None:
+        if encoder is None:
+            listed = bound == "discretise" or prior.symbols is not None
+            encoder = "likelihood" if listed else "difference"
+        check_choices(bound=(bound, Bound), encoder=(encoder, Encoder))
+        scores = encoder in ("likelihood", "similarity")
+        if bound == "maxent" and scores and prior.symbols is None:
+            raise ValueError(
+                f"'encoder' must give a distribution over z for the bound \"maxent\": difference "
+                f"or direct, got {encoder!r}"
+            )
+        if encoder == "difference" and not isinstance(prior, StandardNormal):
+            raise ValueError(
+                f"'encoder' \"difference\" needs a StandardNormal, got {type(prior).__name__}"
+            )
+        if candidates < 2:
+            raise ValueError(f"'candidates' must be at least 2, got {candidates}")
+        if points < 1:
+            raise ValueError(f"'points' must be positive, got {points}")
+        self.bound, self.draws, self.noise, self.replay = bound, candidates, noise, replay
+        points = points if replay.always is None else len(replay.always)
+        self.points = points
+        function = PolicyFunction(policy, prior)
+        assert policy.context_shape is not None
+        inputs = policy.context_shape.numel() - policy.width
+        self.functions = FunctionModel(
+            (points, function.outputs),
+            function,
+            inputs=inputs,
+            prior=prior,
+            comparison=_comparison(encoder, prior, inputs, function.outputs, at(noise, 0)),
+            head=FixedNormal(at(noise, 0)),
+        )
+
+    @property
+    def encoder(self) -> nn.Module:
+        """What compares functions, with weights of its own where it learns."""
+        comparison: nn.Module = self.functions.comparison
+        return comparison
+
+    def information(self) -> Tensor:
+        """The bound, in nats, for each of k fresh draws of z and f, at fresh states."""
+        states = self.replay.draw(self.points)
+        candidates = self.draws if self.bound == "discretise" else None
+        return self.functions.information(states, self.draws, candidates=candidates)
+
+    def anneal(self, step: int) -> None:
+        """The noise after so many steps of the world."""
+        if not isinstance(self.noise, Anneal):
+            return
+        head = FixedNormal(self.noise(step))
+        self.functions.head = head
+        self.functions.noise_entropy = noise_entropy(head, tuple(self.functions.event_shape))
+        if isinstance(self.encoder, SquaredDistance):
+            self.encoder.scale = head.scale
+
+
+class PolicyFunction(nn.Module):
+    """The function of each z: from states to the probabilities of actions, or to their means.
+
+    Args:
+        policy: whose weights these are; they are not this module's own.
+        prior: of z.
+    """
+
+    def __init__(self, policy: LatentPolicy, prior: Prior) -> None:
+        super().__init__()
+        self._policy, self._prior = [policy], [prior]
+        shape = policy.event_shape
+        # discrete actions have one probability each
+        self.outputs = policy.head.size(()) if not shape else shape.numel()
+
+    def forward(self, z: Tensor, points: Tensor) -> Tensor:
+        """z (B, *shape of z), states (B, m, numbers) -> (B, m, outputs)."""
+        (policy,), (prior,) = self._policy, self._prior
+        if points.stride(0) == 0:  # the same for all: looked at once
+            points = points[:1]
+        outputs = policy.outputs(points, prior.features(z))
+        pi = policy.head(outputs, tuple(policy.event_shape))
+        return pi.probs if isinstance(pi, Categorical) else pi.mean.flatten(2)
+
+
+class SquaredDistance(Scoring):
+    """Scores each candidate by -|f - f_z|^2 / 2 s^2: the likelihood of f under normal noise.
+
+    What all candidates have in common is left out, and all pairs are one product of matrices.
+
+    Args:
+        scale: s.
+
+    Example:
+        >>> import torch
+        >>> from rlgen.agents.variety import SquaredDistance
+        >>> from rlgen.generative import functions
+        >>> f, points = torch.randn(5, 7), torch.randn(1, 7, 1)
+        >>> z = torch.randn(1, 16, 2)
+        >>> SquaredDistance(0.3)(f, points, functions.FunctionMLP(2), z).shape
+        torch.Size([5, 16])
+    """
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        if scale <= 0:
+            raise ValueError(f"'scale' must be positive, got {scale}")
+        self.scale = scale
+
+    def forward(self, f: Tensor, points: Tensor, function: Function, z: Tensor) -> Tensor:
+        sets, candidates = z.shape[:2]
+        f = f.flatten(1)
+        if sets == 1:
+            made = function(z[0], points.expand(candidates, *points.shape[1:])).flatten(1)
+            near = f @ made.T - 0.5 * made.square().sum(1)
+        else:
+            each = points[:, None].expand(sets, candidates, *points.shape[1:]).flatten(0, 1)
+            made = function(z.flatten(0, 1), each).flatten(1).unflatten(0, (sets, candidates))
+            near = (made * f[:, None]).sum(2) - 0.5 * made.square().sum(2)
+        scores: Tensor = (near - 0.5 * f.square().sum(1, keepdim=True)) / self.scale**2
+        return scores
+
+
+class Replay:
+    """What was seen lately.
+
+    Args:
+        capacity: how many observations; a new one takes the place of the oldest.
+        always: these instead, whatever is seen.
+    """
+
+    def __init__(self, capacity: int, always: Tensor | None = None) -> None:
+        if capacity < 1:
+            raise ValueError(f"'capacity' must be positive, got {capacity}")
+        self.capacity, self.always = capacity, always
+        self.kept: Tensor | None = None
+        self.count = 0
+
+    def note(self, obs: Tensor) -> None:
+        """Keep a batch of flat observations (B, numbers)."""
+        if self.always is not None:
+            return
+        obs = obs[-self.capacity :]
+        if self.kept is None:
+            self.kept = obs.new_zeros(self.capacity, obs.shape[1])
+        places = (self.count + torch.arange(len(obs), device=obs.device)) % self.capacity
+        self.kept[places] = obs
+        self.count += len(obs)
+
+    def draw(self, n: int) -> Tensor:
+        """`n` of them, with shape (n, numbers)."""
+        if self.always is not None:
+            return self.always
+        if self.kept is None:
+            raise ValueError("nothing was seen yet: 'learn' comes first")
+        device = self.kept.device
+        return self.kept[torch.randint(min(self.count, self.capacity), (n,), device=device)]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"kept": None if self.kept is None else self.kept.clone(), "count": self.count}
+
+    def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
+        kept = state["kept"]
+        self.kept = None if kept is None else kept.to(device, copy=True)
+        self.count = state["count"]
+
+
+def _comparison(
+    encoder: Encoder, prior: Prior, inputs: int, outputs: int, noise: float
+) -> nn.Module:
+    if encoder == "likelihood":
+        return SquaredDistance(noise)
+    if encoder == "similarity":
+        return Similarity(prior, inputs=inputs, outputs=outputs)
+    if encoder == "direct":
+        return Direct(prior, inputs=inputs, outputs=outputs)
+    return Difference(prior.width, inputs=inputs, outputs=outputs, scale=noise)
+
+
+def check_choices(**given: tuple[object, Any]) -> None:
+    """Each is a value and the Literal of what it may be."""
+    for name, (value, choices) in given.items():
+        allowed = get_args(choices)
+        if value not in allowed:
+            raise ValueError(f"{name!r} must be one of {', '.join(allowed)}, got {value!r}")

@@ -1,0 +1,183 @@
+"""Distributions over policies to compare: VFunc, and what else could be one, at the same cost."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlgen.agents import PPO, Policy, VFunc
+from rlgen.agents import policy_measures as pm
+from rlgen.agents.anneal import Anneal
+from rlgen.envs import FourRooms, OpenWorld
+from rlgen.envs.grid import Cell
+from rlgen.envs.tabular import TabularGrid
+from rlgen.runs import Run
+from rlgen.seeding import drawing_from, mix
+
+Draw = Callable[[int, int], Tensor]  # so many policies by a seed -> their table (n, S, A)
+MEMBERS = 64  # of an ensemble
+SCALES = (0.8, 0.4, 0.2, 0.1, 0.05, 0.025, 0.0125)  # of noise on parameters, large first
+SUCCESS = 0.95  # less than this, and variety does not count
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """A world, and how a distribution over policies is learnt there.
+
+    Args:
+        world: copies, seed -> the world.
+        copies: of it, in training.
+        total: steps of training, over all copies.
+        settings: of PPO.
+        entropy_weight: of the bound.
+        noise: on what policies do, where they are compared.
+        action_entropy: PPO's weight of the action's entropy, where it changes.
+        closed: cells that are closed one by one after training.
+        bars: least d500, path entropy and agree.
+    """
+
+    world: Callable[[int, int], TabularGrid]
+    copies: int
+    total: int
+    settings: dict[str, Any]
+    entropy_weight: float
+    noise: float | Anneal
+    action_entropy: Anneal | None
+    closed: Sequence[Cell]
+    bars: tuple[int, float, float]
+
+
+def open_world(size: int, limit: int) -> Callable[[int, int], TabularGrid]:
+    return lambda n, seed: OpenWorld(n, size=size, start=(0, 0), max_steps=limit, seed=seed)
+
+
+def four_rooms(copies: int, seed: int) -> TabularGrid:
+    return FourRooms(copies, start=(1, 1), seed=seed)
+
+
+STILL = {"steps": 16, "entropy_weight": 0.0}
+RECIPES = {
+    "open5": Recipe(
+        open_world(5, 50), 128, 800_000, {**STILL, "discount": 0.95, "lr": 5e-3},
+        0.05, 0.4, None, ((2, 2), (1, 3), (3, 0)), (50, 3.5, 0.6),
+    ),
+    "open8": Recipe(
+        open_world(8, 100), 128, 1_000_000, {**STILL, "discount": 0.95, "lr": 3e-3},
+        0.05, 0.4, None, ((3, 3), (4, 4), (1, 5)), (200, 5.3, 0.3),
+    ),
+    "rooms": Recipe(
+        four_rooms, 512, 900_000,
+        {**STILL, "discount": 0.97, "lr": 3e-3, "minibatch": 8192},
+        0.07, Anneal(1.2, 0.5, steps=630_000, geometric=True),
+        Anneal(0.2, 0.0, steps=540_000), ((3, 6), (6, 2)), (120, 4.6, 0.15),
+    ),
+}  # fmt: skip
+
+
+def vfunc(
+    recipe: Recipe,
+    seed: int,
+    *,
+    run: Run | None = None,
+    progress: bool = False,
+    **changes: Any,
+) -> VFunc:
+    """The agent of a recipe, trained; `changes` are of VFunc's arguments."""
+    names = ("settings", "entropy_weight", "noise", "action_entropy")
+    arguments = {**{name: getattr(recipe, name) for name in names}, **changes}
+    agent = VFunc(recipe.world(recipe.copies, seed), seed=seed, **arguments)
+    return agent.learn(recipe.total, run=run, progress=progress)
+
+
+def drawing(agent: VFunc, world: TabularGrid) -> Draw:
+    return lambda n, seed: agent.sample_policies(n, generator=seed).table(world)
+
+
+def ensemble(recipe: Recipe, seed: int) -> Draw:
+    """Independent policies, that share the recipe's steps evenly."""
+    one, tables = recipe.world(1, seed), []
+    copies = max(8, recipe.copies // 16)
+    for member in range(MEMBERS):
+        agent = plain(recipe, mix(seed, member), copies, recipe.total // MEMBERS)
+        tables.append(table_of(agent.model.policy, one))
+    every = torch.stack(tables)
+
+    def draw(n: int, seed: int) -> Tensor:
+        with drawing_from(seed):
+            return every[torch.randint(MEMBERS, (n,))]
+
+    return draw
+
+
+def parameter_noise(recipe: Recipe, seed: int) -> Draw:
+    """One policy with noise on its parameters, as much as leaves it fit for the task."""
+    one = recipe.world(1, seed)
+    policy = plain(recipe, seed, recipe.copies, recipe.total).model.policy
+
+    def noisy(scale: float) -> Draw:
+        return lambda n, seed: noisy_tables(policy, one, scale, n, seed)
+
+    for scale in SCALES:
+        if pm.variety(one, noisy(scale)(200, 0)).success >= SUCCESS:
+            break
+    return noisy(scale)
+
+
+def plain(recipe: Recipe, seed: int, copies: int, steps: int) -> PPO:
+    """PPO without z, with the recipe's settings and some entropy at the beginning."""
+    settings = {**recipe.settings, "minibatch": recipe.settings.get("minibatch", 2048)}
+    settings["entropy_weight"] = 0.01  # or it may never see the goal
+    agent = PPO(recipe.world(copies, seed), seed=seed % 2**31, **settings)
+    return agent.learn(steps, progress=False)
+
+
+@torch.no_grad()
+def table_of(policy: Policy, world: TabularGrid) -> Tensor:
+    """pi(a|s) in every cell, with shape (S, A)."""
+    pi: Any = policy.distribution(world.views())
+    probs: Tensor = pi.probs
+    return probs
+
+
+@torch.no_grad()
+def noisy_tables(policy: Policy, world: TabularGrid, scale: float, n: int, seed: int) -> Tensor:
+    """Tables of policies whose parameters have noise of this share of each tensor's own size."""
+    views, known = world.views(), dict(policy.named_parameters())
+
+    def act(parameters: dict[str, Tensor]) -> Tensor:
+        outputs, _ = torch.func.functional_call(
+            policy.net, {k.removeprefix("net."): v for k, v in parameters.items()},
+            (views, policy.initial_state(len(views))),
+        )  # fmt: skip
+        return torch.softmax(outputs, dim=-1)
+
+    tables = []
+    with drawing_from(seed):
+        for some in torch.arange(n).split(250):
+            noisy = {
+                k: v + scale * v.std(correction=0) * torch.randn(len(some), *v.shape)
+                for k, v in known.items()
+            }
+            tables.append(torch.func.vmap(act)(noisy))
+    return torch.cat(tables)
+
+
+def seen(world: TabularGrid, draw: Draw) -> dict[str, Any]:
+    """The columns of a row, of 500 and of 2000 policies."""
+    some = pm.distinct_shortest(world, pm.greedy(world, draw(500, 2)))
+    found = pm.variety(world, draw(2000, 1))
+    told = pm.behaviour(world, draw(500, 2))
+    row = {**found._asdict(), "d500": some, "d2000": found.distinct}
+    return {**row, **told._asdict()}
+
+
+def adapted(world: TabularGrid, draw: Draw, closed: Sequence[Cell]) -> list[float]:
+    """The share of policies whose greedy path arrives where one of these cells is closed.
+
+    Playing one episode of each drawn policy finds one that arrives after 1 / share of them.
+    """
+    table = draw(500, 2)
+    shares = [pm.greedy(world.blocked(cell), table).reached.double().mean() for cell in closed]
+    return [float(share) for share in shares]

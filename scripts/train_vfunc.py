@@ -1,0 +1,158 @@
+"""Learn a distribution over policies, and see how much they differ.
+
+    python scripts/train_vfunc.py
+    python scripts/train_vfunc.py --world FourRooms
+    python scripts/train_vfunc.py --size 8 --entropy-weight 0
+    python scripts/train_vfunc.py --bound maxent --encoder difference
+
+Ends with a table, exact but for the draws of policies, and a picture of the paths of 200 policies,
+of the way from one to another, and of the bound while it was learnt. Called again with the same
+options, it goes on from where it was.
+"""
+
+import dataclasses
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from options import Refused, answered, check_folder, check_name, check_numbers
+from policy_rows import RECIPES, Recipe, drawing, open_world, seen, vfunc
+from rich.console import Console
+from rich.table import Table
+from vfunc_pictures import draw_policies
+
+from rlgen.agents import VFunc
+from rlgen.agents import policy_measures as pm
+from rlgen.envs.tabular import TabularGrid
+from rlgen.runs import Run
+
+PATHS, BETWEEN = 200, 24  # shown
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Learn a distribution over policies, and see how much they differ.
+
+    Args:
+        world: OpenWorld, from corner to corner, or FourRooms, from (1, 1) to (11, 11).
+        size: rows and columns of OpenWorld.
+        steps: over all copies; 0 is as many as usual for the world.
+        task: whose gradient earns the return: ppo, reinforce.
+        entropy_weight: of the bound; below 0 is the usual one for the world.
+        bound: discretise, maxent.
+        encoder: likelihood, difference, direct, similarity; none is the usual one of the bound.
+        latent: numbers of z.
+        points: visited states at which policies are compared.
+        candidates: z at each gradient step.
+        seed: of everything random.
+        out: the folder of the run and its picture.
+    """
+
+    world: str = "OpenWorld"
+    size: int = 5
+    steps: int = 0
+    task: str = "ppo"
+    entropy_weight: float = -1.0
+    bound: str = "discretise"
+    encoder: str = ""
+    latent: int = 16
+    points: int = 16
+    candidates: int = 128
+    seed: int = 0
+    out: Path = Path("runs/vfunc")
+
+
+def recipe_of(o: Options) -> Recipe:
+    """What is known to work there, with what was asked for."""
+    if o.world == "FourRooms":
+        recipe = RECIPES["rooms"]
+    else:
+        recipe = RECIPES["open5" if o.size <= 5 else "open8"]
+        recipe = dataclasses.replace(recipe, world=open_world(o.size, max(50, 12 * o.size)))
+    settings = dict(recipe.settings)
+    if o.task == "reinforce":
+        settings.pop("minibatch", None)
+    weight = recipe.entropy_weight if o.entropy_weight < 0.0 else o.entropy_weight
+    total = o.steps or recipe.total
+    return dataclasses.replace(recipe, settings=settings, entropy_weight=weight, total=total)
+
+
+def check(o: Options) -> None:
+    check_name("world", o.world, ("OpenWorld", "FourRooms"))
+    check_name("task", o.task, ("ppo", "reinforce"))
+    check_name("bound", o.bound, ("discretise", "maxent"))
+    encoders = ("likelihood", "difference", "direct", "similarity")
+    if o.encoder:
+        check_name("encoder", o.encoder, encoders)
+    least = {"size": 2, "steps": 0, "latent": 1, "points": 1, "candidates": 2, "seed": 0}
+    check_numbers(*((name, getattr(o, name), low) for name, low in least.items()))
+    if not o.entropy_weight < math.inf:
+        raise Refused(f"--entropy-weight must be finite, got {o.entropy_weight}")
+    check_folder(o.out)
+
+
+def train(o: Options, console: Console) -> None:
+    torch.set_num_threads(1)  # for networks this small, one is the fastest
+    check(o)
+    recipe = recipe_of(o)
+    config = {k: v for k, v in dataclasses.asdict(o).items() if k not in ("out", "steps")}
+    run = Run(o.out / "run", config)
+    names = ("task", "bound", "latent", "points", "candidates", "seed")
+    choices: dict[str, Any] = {name: getattr(o, name) for name in names}
+    encoder = o.encoder or None
+    console.print(f"{o.world}: {recipe.total} steps, entropy weight {recipe.entropy_weight}")
+    began = time.perf_counter()
+    agent = vfunc(recipe, run=run, encoder=encoder, progress=True, **choices)
+    seconds = time.perf_counter() - began
+    one = recipe.world(1, o.seed)
+    console.print(table_of(agent, one, f"{o.world}, {agent.total_steps} steps, {seconds:.0f} s"))
+    console.print(f"Picture: {drawn(o, agent, one, run)}   Run: {o.out}", soft_wrap=True)
+
+
+def table_of(agent: VFunc, world: TabularGrid, title: str) -> Table:
+    found = seen(world, drawing(agent, world))
+    paths = world.shortest_paths()
+    shown = {
+        "greedy paths that arrive": f"{found['success']:.1%}",
+        "their length, over the shortest": f"{found['length']:.3f}",
+        f"different shortest paths of {paths:,}, in 500 draws": f"{found['d500']}",
+        "in 2,000 draws": f"{found['d2000']}",
+        f"entropy of paths, of {math.log(paths):.2f} nats": f"{found['entropy']:.2f}",
+        "agree: a sampled episode follows its greedy path": f"{found['agree']:.2f}",
+        "entropy of a sampled path given z, nats": f"{found['given']:.2f}",
+        "routes": " ".join(f"{share:.0%}" for share in found["routes"]),
+        "information of z and policy, at least, nats": f"{agent.information_bound():.2f}",
+    }
+    table = Table(title=title, show_header=False)
+    for name, value in shown.items():
+        table.add_row(name, value)
+    return table
+
+
+def drawn(o: Options, agent: VFunc, world: TabularGrid, run: Run) -> Path:
+    """The picture, and where it is."""
+    policies = agent.sample_policies(PATHS, generator=1)
+    ways = agent.sample_policies(2, generator=3).between(BETWEEN)
+    lines = [line for line in run.metrics() if "vfunc/information" in line]
+    known = [(float(line["step"]), float(line["vfunc/information"])) for line in lines]
+    file = o.out / "policies.png"
+    draw_policies(
+        world,
+        pm.greedy(world, policies.table(world)).path,
+        pm.greedy(world, ways.table(world)).path,
+        known,
+        math.log(o.candidates) if o.bound == "discretise" else None,
+        file,
+    )
+    return file
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Check everything, then learn."""
+    answered("train_vfunc.py", Options, arguments, train)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""A picture of a distribution over policies: its paths, the way from one to another, its bound."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from imitation_pictures import pyplot, save
+from torch import Tensor
+
+from rlgen.envs import grid
+from rlgen.envs.tabular import TabularGrid
+
+JITTER = 0.3  # of a cell, so that paths can be told apart
+
+
+def draw_policies(
+    world: TabularGrid,
+    drawn: Tensor,
+    between: Tensor,
+    bound: Sequence[tuple[float, float]],
+    most: float | None,
+    file: Path,
+) -> None:
+    """Three panels side by side.
+
+    Args:
+        world: whose map it is.
+        drawn: greedy paths of drawn policies, as cells (n, T).
+        between: greedy paths along the line from one z to another, (n, T).
+        bound: of the information, as (step, nats) while it was learnt.
+        most: what the bound cannot exceed; None for nothing.
+        file: where the picture goes.
+    """
+    plt = pyplot()
+    figure, axes = plt.subplots(1, 3, figsize=(13.0, 4.4), layout="constrained")
+    colours = plt.get_cmap("viridis")
+    show_paths(axes[0], world, drawn, [colours(i / len(drawn)) for i in range(len(drawn))], 0.35)
+    axes[0].set_title(f"{len(drawn)} drawn policies")
+    shades = [colours(i / max(1, len(between) - 1)) for i in range(len(between))]
+    show_paths(axes[1], world, between, shades, 0.9)
+    axes[1].set_title("from one z (dark) to another (light)")
+    axes[2].set(title="information of z and policy", xlabel="steps", ylabel="nats, at least")
+    if bound:
+        steps, nats = zip(*bound, strict=True)
+        axes[2].plot(steps, nats, color=colours(0.3))
+    if most is not None:
+        axes[2].axhline(most, color="black", linestyle="--", label=f"log {math.exp(most):.0f}")
+        axes[2].legend()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save(figure, file)
+
+
+def show_paths(
+    axis: Any, world: TabularGrid, paths: Tensor, colours: Sequence[Any], alpha: float
+) -> None:
+    """Each a line, a little apart from the others."""
+    axis.imshow(world.free.double().numpy(), cmap="gray", vmin=-0.4, vmax=1.0)
+    axis.set(xticks=[], yticks=[])
+    places = grid.coordinates(world.free).double()
+    generator = torch.Generator().manual_seed(0)
+    for path, colour in zip(paths, colours, strict=True):
+        shift = JITTER * (2.0 * torch.rand(2, generator=generator) - 1.0)
+        row, column = (places[path] + shift).unbind(1)
+        axis.plot(column.numpy(), row.numpy(), color=colour, alpha=alpha, linewidth=1.0)
