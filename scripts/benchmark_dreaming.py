@@ -122,10 +122,9 @@ def partial(seeds: tuple[int, ...] = (0, 1, 2), episodes: int = 400, steps: int 
             size = 16 if window == 100 else 1600
             one.fit(
                 vision_steps=0,
-                memory_steps=700,
+                memory_steps=1000,
                 window=window,
                 batch_size=size,
-                lr=2e-3,
                 seed=seed,
                 progress=False,
             )
