@@ -205,7 +205,8 @@ def scarce_lines(rows: list[dict[str, Any]]) -> list[str]:
         ends = [ended(rows, who, seed) for seed in seeds_of(rows, who)]
         if ends:
             taken, seconds = zip(*ends, strict=True)
-            lines.append(f"| {who} | {len(ends)} | {spread(taken, 0).replace('inf', 'never')} | {spread(seconds, 0)} |")
+            found = spread(taken, 0).replace("inf", "never")
+            lines.append(f"| {who} | {len(ends)} | {found} | {spread(seconds, 0)} |")
     return [*lines, "", f"![success over real steps]({PICTURE.name})", ""]
 
 
