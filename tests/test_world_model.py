@@ -361,12 +361,18 @@ def test_errors_are_clear(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_r23_an_untrained_m_teaches_nothing() -> None:
-    """A control: what it dreams of says nothing of the world, and success stays that of chance."""
-    world = FourRooms(100)
-    memory = seeded(lambda: Memory.of(1, actions=4, symbols=104, width=32))
-    model = WorldModel(exact_vision(everywhere()), memory).collect(world, 100)
-    random = float((model.data.returns() > 0).double().mean())
-    agent = PPO(model.dream(64, seed=0), steps=16, minibatch=256).learn(32_768, progress=False)
-    found = agent.evaluate(400, world=model.watched(FourRooms(100)), deterministic=False)
-    chance = record(FourRooms(100), lambda obs: torch.randint(4, (len(obs),)), 400).returns()
-    assert found["success"] <= max(random, float((chance > 0).double().mean())) + 0.05
+    """A control: what it dreams of says nothing of the world, and success stays that of chance.
+
+    Of several such memories together: one alone may teach to go one way, and by luck the right one.
+    """
+    vision, found = exact_vision(everywhere()), []
+    for seed in range(5):
+        memory = seeded(lambda: Memory.of(1, actions=4, symbols=104, width=32), seed)
+        model = WorldModel(vision, memory).collect(FourRooms(100), 100, seed=seed)
+        agent = PPO(model.dream(64, seed=seed), steps=16, minibatch=256, seed=seed)
+        agent.learn(32_768, progress=False)
+        watched = model.watched(FourRooms(100))
+        found.append(agent.evaluate(200, world=watched, deterministic=False)["success"])
+    walks = record(FourRooms(100), lambda obs: torch.randint(4, (len(obs),)), 1000).returns()
+    chance = float((walks > 0).double().mean())
+    assert sum(found) / len(found) <= chance + 0.05
