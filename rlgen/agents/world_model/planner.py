@@ -9,6 +9,7 @@ from rlgen.agents.planning import cross_entropy
 from rlgen.agents.transitions import flat
 from rlgen.agents.world_model.memory import Memory
 from rlgen.agents.world_model.vision import Vision
+from rlgen.agents.world_model.watching import remembered
 from rlgen.seeding import drawing_from, mix
 
 
@@ -66,12 +67,7 @@ class Planner:
         """The first action of each copy's plan, and the state for the next call."""
         del deterministic
         z = self.vision.encode(flat(obs))
-        memory = self.memory.initial_state(len(z))
-        if state is not None:
-            before, last_z, action = state
-            memory = self.memory.step(last_z, action, before)
-            if episode_start is not None:
-                memory = memory * ~episode_start.to(memory.device)[:, None]
+        memory = remembered(self.memory, z, state, episode_start)
         self._calls += 1
         with drawing_from(mix(self.seed, self._calls)):
             plan = cross_entropy(

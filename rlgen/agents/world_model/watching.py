@@ -29,6 +29,27 @@ def features_space(
     return gymnasium.spaces.Box(-np.inf, np.inf, (size,), np.float32)
 
 
+def remembered(
+    memory: Memory, z: Tensor, last: tuple[Tensor, ...] | None, episode_start: Tensor | None
+) -> Tensor:
+    """The memory before latents `z`, of who acts along episodes.
+
+    Args:
+        memory: M.
+        z: the present latents, (B, n).
+        last: the memory before the step that led here, its latents and its actions; None for the
+            first step.
+        episode_start: which of `z` begin an episode, as booleans with shape (B,).
+    """
+    if last is None:
+        return memory.initial_state(len(z))
+    before, last_z, action = last
+    state = memory.step(last_z, action, before)
+    if episode_start is not None:
+        state = state * ~episode_start.to(state.device)[:, None]
+    return state
+
+
 class Watched:
     """A world whose observations are the features that a `Dream` of it has.
 
@@ -130,12 +151,8 @@ class Pilot:
     ) -> tuple[Tensor, Any]:
         """Actions along episodes; see `Learner.act`."""
         z = self.vision.encode(flat(obs))
-        memory, inner = self.memory.initial_state(len(z)), None
-        if state is not None:
-            before, last_z, action, inner = state
-            memory = self.memory.step(last_z, action, before)
-            if episode_start is not None:
-                memory = memory * ~episode_start.to(memory.device)[:, None]
+        *last, inner = (None,) if state is None else state
+        memory = remembered(self.memory, z, tuple(last) or None, episode_start)
         seen = features(self.vision, self.memory, z, memory, self.remembering)
         action, inner = self.agent.act(seen, inner, episode_start, deterministic=deterministic)
         return action, (memory, z, action, inner)
