@@ -25,22 +25,30 @@ def _same_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
 
 
 @pytest.fixture
-def call(
-    request: pytest.FixtureRequest,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> Call:
-    """The exit code and the output, in this process, of the module's SCRIPT."""
+def door(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[[str], Call]:
+    """A script by its name -> the exit code and the output of calling it, in this process."""
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     monkeypatch.setenv("COLUMNS", "160")
-    main = importlib.import_module(request.module.SCRIPT).main
 
-    def run(*arguments: str) -> tuple[int, str, str]:
-        code = 0
-        try:
-            main(list(arguments))
-        except SystemExit as done:
-            code = int(done.code or 0)
-        return code, *capsys.readouterr()
+    def of(script: str) -> Call:
+        main = importlib.import_module(script).main
 
-    return run
+        def run(*arguments: str) -> tuple[int, str, str]:
+            code = 0
+            try:
+                main(list(arguments))
+            except SystemExit as done:
+                code = int(done.code or 0)
+            return code, *capsys.readouterr()
+
+        return run
+
+    return of
+
+
+@pytest.fixture
+def call(request: pytest.FixtureRequest, door: Callable[[str], Call]) -> Call:
+    """The module's SCRIPT."""
+    return door(request.module.SCRIPT)

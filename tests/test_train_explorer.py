@@ -1,17 +1,14 @@
 """The explorer's door: a mistake is one line, and a run is a table, a picture and a folder."""
 
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from rlgen import checkpoint
+from tests.doors import Call, refusal
 from tests.walks import same
 
 ROOT = Path(__file__).resolve().parent.parent
-Call = Callable[..., tuple[int, str, str]]
 SCRIPT = "train_explorer"  # that `call` calls
 TINY = ("--steps", "16", "--copies", "4")
 
@@ -50,17 +47,7 @@ def test_help_shows_every_option_with_its_default(call: Call) -> None:
 def test_a_mistake_is_one_line_and_starts_nothing(
     call: Call, tmp_path: Path, arguments: tuple[str, ...], named: str
 ) -> None:
-    code, out, err = call("--out", str(tmp_path / "runs"), *arguments)
-    assert (code, out) == (2, "")
-    assert named in err and err.count("\n") == 1
-    assert not list(tmp_path.rglob("*.json"))
-
-
-def test_a_folder_that_cannot_be_is_one_line(call: Call, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    code, out, err = call("--out", str(tmp_path / "file" / "runs"))
-    assert (code, out) == (2, "")
-    assert "cannot be written" in err and err.count("\n") == 1
+    assert named in refusal(call, tmp_path, *arguments)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -96,17 +83,3 @@ def test_everything_fits(call: Call, tmp_path: Path, world: str, model: str) -> 
     code, out, err = call(*where, *TINY, "--bonus", *bonuses)
     assert (code, err) == (0, "")
     assert all(f" {bonus} " in out for bonus in bonuses)
-
-
-@pytest.mark.slow
-def test_it_starts_from_a_shell(tmp_path: Path) -> None:
-    command = [sys.executable, "scripts/train_explorer.py", "--out", str(tmp_path), *TINY]
-    done = subprocess.run(
-        [*command, "--learner", "trpo", "--bonus", "none"],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "none" / "checkpoint" / "config.json").exists()

@@ -1,8 +1,5 @@
 """The imitators' door: a mistake is one line, and a run is a table, a picture and a folder."""
 
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import gymnasium
@@ -13,10 +10,10 @@ from gymnasium.vector import AutoresetMode
 from rlgen import checkpoint
 from rlgen.agents.imitation import Demonstrations, Trajectory, record
 from rlgen.envs import adapters
+from tests.doors import Call, refusal, rows
 from tests.walks import same
 
 ROOT = Path(__file__).resolve().parent.parent
-Call = Callable[..., tuple[int, str, str]]
 SCRIPT = "train_imitation"  # that `call` calls
 TINY = ("--steps", "16", "--copies", "4", "--rollout", "8", "--cloning", "10", "--evaluation", "8")
 
@@ -31,12 +28,6 @@ def poles(tmp_path: Path) -> Path:
     file = tmp_path / "poles.npz"
     record(world, lambda obs: (obs[:, 2] + obs[:, 3] > 0).long(), 3).save(file)
     return file
-
-
-def rows(out: str) -> dict[str, list[str]]:
-    """The cells of the closing table, by whom they are of."""
-    lines = [line.split("│")[1:-1] for line in out.splitlines() if line.startswith("│")]
-    return {cells[0].strip(): [cell.strip() for cell in cells[1:]] for cells in lines}
 
 
 def test_help_shows_every_option_with_its_default(call: Call) -> None:
@@ -87,17 +78,7 @@ def test_help_shows_every_option_with_its_default(call: Call) -> None:
 def test_a_mistake_is_one_line_and_starts_nothing(
     call: Call, tmp_path: Path, arguments: tuple[str, ...], named: str
 ) -> None:
-    code, out, err = call("--out", str(tmp_path / "runs"), *arguments)
-    assert (code, out) == (2, "")
-    assert named in err and err.count("\n") == 1
-    assert not list(tmp_path.rglob("*.json")) and not list(tmp_path.rglob("*.npz"))
-
-
-def test_a_folder_that_cannot_be_is_one_line(call: Call, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    code, out, err = call("--out", str(tmp_path / "file" / "runs"))
-    assert (code, out) == (2, "")
-    assert "cannot be written" in err and err.count("\n") == 1
+    assert named in refusal(call, tmp_path, *arguments)
 
 
 def test_demonstrations_that_do_not_fit_are_one_line(
@@ -208,11 +189,3 @@ def test_gail_comes_as_close_as_its_demonstrations(call: Call, tmp_path: Path) -
     assert (code, err) == (0, "")
     assert float(rows(out)["gail"][3]) <= 0.12
     assert float(rows(out)["gail"][1].split(" +- ")[0]) >= 0.98
-
-
-@pytest.mark.slow
-def test_it_starts_from_a_shell(tmp_path: Path) -> None:
-    command = [sys.executable, "scripts/train_imitation.py", "--out", str(tmp_path), *TINY]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "gail" / "checkpoint" / "config.json").exists()

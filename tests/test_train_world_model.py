@@ -2,9 +2,6 @@
 
 import importlib
 import json
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,22 +18,16 @@ from rlgen.agents.world_model import Controller, WorldModel
 from rlgen.agents.world_model.rounds import ByEvolution, ByPlanning, ByPPO, Dreamer, Rounds
 from rlgen.envs import FourRooms, OpenWorld
 from rlgen.seeding import drawing_from
+from tests.doors import Call, refusal, rows
 from tests.walks import same
 
 ROOT = Path(__file__).resolve().parent.parent
-Call = Callable[..., tuple[int, str, str]]
 SCRIPT = "train_world_model"  # that `call` calls
 TINY = (
     *("--world", "OpenWorld", "--size", "4", "--max-steps", "12", "--episodes", "8"),
     *("--vision-steps", "4", "--memory-steps", "4", "--steps", "64", "--copies", "4"),
     *("--symbols", "16", "--width", "16", "--evaluation", "8"),
 )
-
-
-def rows(out: str) -> dict[str, list[str]]:
-    """The cells of the closing table, by whom they are of."""
-    lines = [line.split("│")[1:-1] for line in out.splitlines() if line.startswith("│")]
-    return {cells[0].strip(): [cell.strip() for cell in cells[1:]] for cells in lines}
 
 
 def test_help_shows_every_option_with_its_default(call: Call) -> None:
@@ -83,17 +74,7 @@ def test_help_shows_every_option_with_its_default(call: Call) -> None:
 def test_a_mistake_is_one_line_and_starts_nothing(
     call: Call, tmp_path: Path, arguments: tuple[str, ...], named: str
 ) -> None:
-    code, out, err = call("--out", str(tmp_path / "runs"), *arguments)
-    assert (code, out) == (2, "")
-    assert named in err and err.count("\n") == 1
-    assert not list(tmp_path.rglob("*"))
-
-
-def test_a_folder_that_cannot_be_is_one_line(call: Call, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    code, out, err = call("--out", str(tmp_path / "file" / "runs"))
-    assert (code, out) == (2, "")
-    assert "cannot be written" in err and err.count("\n") == 1
+    assert named in refusal(call, tmp_path, *arguments)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -253,11 +234,3 @@ def test_the_defaults_solve_four_rooms(call: Call, tmp_path: Path) -> None:
     assert line["real/length"] <= 1.35 * optimum
     agent = PPO.load(tmp_path / "agent", WorldModel.load(tmp_path / "model").dream(64))
     assert agent.total_steps == 65_536
-
-
-@pytest.mark.slow
-def test_it_starts_from_a_shell(tmp_path: Path) -> None:
-    command = [sys.executable, "scripts/train_world_model.py", "--out", str(tmp_path), *TINY]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "agent" / "config.json").exists()
