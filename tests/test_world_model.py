@@ -101,6 +101,14 @@ def test_bug_3_an_old_episode_cannot_be_told_from_the_next_one() -> None:
         torch.testing.assert_close(step.obs[0], step.obs[1], rtol=0, atol=1e-6)
 
 
+def test_a_world_that_the_model_does_not_know_is_refused_at_once() -> None:
+    model = WorldModel.of(small(), symbols=8, width=8)
+    with pytest.raises(ValueError, match="as V sees"):
+        model.watched(OpenWorld(2, size=7))
+    with pytest.raises(ValueError, match="5 discrete actions"):
+        Watched(small(), model.vision, Memory.of(1, symbols=8, actions=5, width=8))
+
+
 def test_a_watched_world_keeps_the_contract_and_goes_on_where_it_was_saved() -> None:
     model = exact_small("Attention")
     world = model.watched(small())

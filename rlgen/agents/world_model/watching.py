@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rlgen.agents.transitions import flat
+from rlgen.agents.transitions import flat, flat_space
 from rlgen.agents.world_model.memory import Memory
 from rlgen.agents.world_model.vision import Vision
 from rlgen.envs.world import Step, World
@@ -54,7 +54,7 @@ class Watched:
     """A world whose observations are the features that a `Dream` of it has.
 
     Args:
-        world: with discrete actions.
+        world: with the observations that V knows and the actions that M knows.
         vision: V.
         memory: M.
         remembering: show M's summary of the episode so far; without it the latent alone is seen.
@@ -72,6 +72,11 @@ class Watched:
     def __init__(
         self, world: World, vision: Vision, memory: Memory, *, remembering: bool = True
     ) -> None:
+        seen, done = flat_space(world.observation_space).shape, world.action_space
+        if seen != vision.event_shape:
+            raise ValueError(f"'world' must show {tuple(vision.event_shape)}, as V sees, got {seen}")
+        if not isinstance(done, gymnasium.spaces.Discrete) or done.n != memory.actions:
+            raise ValueError(f"'world' must have {memory.actions} discrete actions, got {done}")
         self.world, self.vision, self.memory = world, vision, memory
         self.remembering = remembering
         self.observation_space = features_space(vision, memory, remembering)
