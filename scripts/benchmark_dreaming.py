@@ -15,25 +15,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import partial_views
 import torch
 import tyro
 from figures import Notes, machine, spread
 
 from rlgen.agents import PPO
 from rlgen.agents.exploration import HashCounts
-from rlgen.agents.imitation import record
 from rlgen.agents.reward_model import Stream
 from rlgen.agents.world_model import Memoryless, Untried, Wandering, WorldModel
-from rlgen.agents.world_model.episodes import Latents
-from rlgen.envs import FourRooms, MiniGrid
-from rlgen.envs.world import TensorWorld
+from rlgen.envs import FourRooms
 from rlgen.seeding import drawing_from, mix
 
 NOTES = Notes("dreaming")
 RESULTS = Path("docs/results/dreaming.md")
 PICTURE = RESULTS.parent / "dreaming.png"
 ENOUGH = 0.9
-HELD_OUT = 10**6  # a seed that no learner has
 DREAMT: dict[str, Any] = {"steps": 16, "minibatch": 256, "lr": 1e-3, "entropy_weight": 0.01}
 # what `tuning` lets PPO try, alone and with counts; `scarce` takes what was best
 BATCH = {"steps": 32, "minibatch": 128}
@@ -105,7 +102,7 @@ def learnt(
         yield agent.total_steps, success, time.process_time() - began
 
 
-def corner(copies: int, seed: int = HELD_OUT) -> FourRooms:
+def corner(copies: int, seed: int = partial_views.HELD_OUT) -> FourRooms:
     return FourRooms(copies, start=(1, 1), seed=seed)
 
 
@@ -148,70 +145,12 @@ def dreams(seed: int, rounds: int = 10, episodes: int = 12) -> None:
         explorer = model.pilot(Wandering(agent, 4, longest=60))
 
 
-# partial views
-
-
 @app.command
-def partial(seeds: tuple[int, ...] = (0, 1, 2), episodes: int = 400, steps: int = 100_000) -> None:
+def partial(seeds: tuple[int, ...] = (1, 2, 3), episodes: int = 1600, steps: int = 300_000) -> None:
     """MiniGrid's Four-Rooms by its view: what memory foretells, and what an agent has of it."""
     torch.set_num_threads(1)
     for seed in seeds:
-        world = rooms(200, seed)
-        with drawing_from(mix(seed, 0)):
-            model = viewer(world)
-            blind = viewer(world)
-        chance = lambda obs: torch.randint(3, (len(obs),))  # noqa: E731  left, right, forward
-        model.collect(world, episodes, chance, seed=seed)
-        held = record(world, chance, 200, seed=HELD_OUT + seed)
-        model.fit(vision_steps=1500, memory_steps=0, seed=seed, progress=False)
-        blind.vision, blind.data = model.vision, model.data
-        seconds = {}
-        for name, one, window in (("memory", model, 100), ("memoryless", blind, 1)):
-            began = time.process_time()
-            size = 16 if window == 100 else 1600
-            one.fit(
-                vision_steps=0,
-                memory_steps=1000,
-                window=window,
-                batch_size=size,
-                seed=seed,
-                progress=False,
-            )
-            seconds[name] = time.process_time() - began
-        nats = {"memory": foretold(model, held, True), "memoryless": foretold(blind, held, False)}
-        NOTES.add("foretold", seed=seed, steps=model.data.steps if model.data else 0, **nats)
-        for who in ("latent and memory", "latent alone"):
-            model.remembering = who != "latent alone"
-            began = time.process_time()
-            watched = model.watched(rooms(64, seed))
-            agent = PPO(watched, steps=32, minibatch=512, seed=seed).learn(steps, progress=False)
-            held_out = model.watched(rooms(128, HELD_OUT + seed))
-            found = agent.evaluate(500, world=held_out, deterministic=False)
-            seconds[who] = time.process_time() - began
-            NOTES.add("acting", who=who, seed=seed, steps=steps, seconds=seconds[who], **found)
-
-
-def rooms(copies: int, seed: int) -> TensorWorld[Any]:
-    return MiniGrid("MiniGrid-FourRooms-v0", copies, seed=seed)
-
-
-def viewer(world: TensorWorld[Any]) -> WorldModel:
-    return WorldModel.of(world, positions=8, symbols=64, width=128)
-
-
-@torch.no_grad()
-def foretold(model: WorldModel, held: Any, whole: bool) -> float:
-    """Nats of the next view's tokens per step, of episodes that nobody learnt from."""
-    told, given = Latents.of(held, model.vision).padded().pair()
-    weight = given[2]
-    if not whole:  # every step is an episode of its own
-        real = weight.flatten() > 0
-        told, given = (
-            tuple(part.flatten(0, 1)[real][:, None] for part in parts) for parts in (told, given)
-        )
-        weight = given[2]
-    latent, _, _ = model.memory.log_probs(told, given)
-    return float(-(weight * latent).sum() / weight.sum())
+        partial_views.measure(NOTES.add, seed, episodes, steps)
 
 
 @app.command
@@ -226,7 +165,7 @@ def report() -> None:
         f"{machine()}. Medians over seeds, the range in brackets.",
         "",
         *scarce_lines([row for row in rows if row["kind"] == "scarce"]),
-        *partial_lines(rows),
+        *partial_views.lines_of(rows),
     ]
     RESULTS.write_text("\n".join(lines).rstrip() + "\n")
 
@@ -276,38 +215,6 @@ def ended(rows: list[dict[str, Any]], who: str, seed: int) -> tuple[float, float
         if row["success"] >= ENOUGH:
             return row["steps"], row["seconds"]
     return float("inf"), mine[-1]["seconds"]
-
-
-def partial_lines(rows: list[dict[str, Any]]) -> list[str]:
-    told = [row for row in rows if row["kind"] == "foretold"]
-    acting = [row for row in rows if row["kind"] == "acting"]
-    if not told:
-        return []
-    gains = [row["memoryless"] - row["memory"] for row in told]
-    lines = [
-        "## Views of 7 x 7",
-        "",
-        f"`MiniGrid-FourRooms-v0` by its view, a new map for each episode. V has 8 tokens of 64 "
-        f"symbols; M learnt from {spread([row['steps'] for row in told], 0)} steps by chance, "
-        "turns and steps forward, in windows of whole episodes; the memoryless one is an equal M "
-        "that learns and is asked step by step. Nats of the next view's tokens per step, on 200 "
-        f"episodes of other maps: {spread([r['memory'] for r in told], 2)} with memory, "
-        f"{spread([r['memoryless'] for r in told], 2)} without: **{spread(gains, 2)} less**, "
-        f"{len(told)} seeds.",
-        "",
-        "PPO in the real world, by what V and M make of it, M held still:",
-        "",
-        "| it sees | seeds | real steps | return | success | CPU-s |",
-        "|---|---|---|---|---|---|",
-    ]
-    for who in ("latent and memory", "latent alone"):
-        mine = [row for row in acting if row["who"] == who]
-        if mine:
-            cells = [spread([row[name] for row in mine], 3) for name in ("return", "success")]
-            seconds = spread([row["seconds"] for row in mine], 0)
-            steps = f"{mine[0]['steps']:,}"
-            lines.append(f"| {who} | {len(mine)} | {steps} | {' | '.join(cells)} | {seconds} |")
-    return [*lines, ""]
 
 
 def picture(rows: list[dict[str, Any]]) -> None:

@@ -154,8 +154,10 @@ class WorldModel(Configurable, nn.Module):
             memory_steps: gradient steps of M.
             batch_size: windows for each step of M.
             window: steps of a window. M remembers nothing before one, so where the past matters
-                they should be as long as episodes.
-            ends: share of the windows that end where an episode terminated.
+                they should be long. It learns from long windows faster after short ones: call this
+                with a window of 1, and again with `vision_steps=0` and longer ones.
+            ends: share of the windows that end where an episode terminated; of windows of one step
+                these are that share of all steps, and 0 leaves them as rare as they are.
             lr: of M's first step; it falls to nothing.
             seed: of order and noise.
             callback: called as callback("V" or "M", step, losses); a true result stops that part.
