@@ -20,9 +20,9 @@ from rlgen.seeding import drawing_from, mix
 
 Note = Callable[..., None]
 HELD_OUT = 10**6  # a seed that no learner has
-# chosen on seed 0: gradient steps, windows, and how many in each batch
+# chosen on seed 0: gradient steps, windows, and how many in each batch; the control has more steps
 BEGIN = (800, 1, 1600)
-GO_ON = {"memory": ((200, 8, 100), (800, 50, 16)), "memoryless": ((200, 1, 1600), (800, 1, 1600))}
+GO_ON = {"memory": ((200, 8, 100), (800, 50, 16)), "memoryless": ((200, 1, 1600), (2000, 1, 1600))}
 ACTORS = ("latent and memory", "latent alone", "latent and an untrained M")
 REAL: dict[str, Any] = {"steps": 32, "minibatch": 512}
 
@@ -186,8 +186,9 @@ def foretold_lines(rows: list[dict[str, Any]]) -> list[str]:
         f"{spread([r['memory'] for r in rows], 2)} with memory, "
         f"{spread([r['memoryless'] for r in rows], 2)} without: **{spread(gains, 2)} less**, "
         f"{len(rows)} seeds; {spread([r['untrained'] for r in rows], 1)} before it learnt; "
-        f"{spread([r['seconds'] for r in rows], 0)} CPU-s. There is more to be had: of {view} % of the steps the next view shows only what the present one shows, and "
-        f"of {past} % only what was seen in the episode so far.",
+        f"{spread([r['seconds'] for r in rows], 0)} CPU-s. There is more "
+        f"to be had: in {view} % of the steps the next view shows only what the present one shows, "
+        f"and in {past} % only what was seen in the episode so far.",
         "",
     ]
 
