@@ -335,15 +335,17 @@ def test_it_stops_where_the_bound_is_not_finite() -> None:
 
 def test_policies_that_still_arrive_are_found_by_playing() -> None:
     """Returns are those of a walk through the blocked world, policy by policy."""
-    agent = small()
-    torch.nn.init.normal_(agent.policy.net.mlp[-1].weight)
+    agent = small(entropy_weight=0.2, settings={"lr": 1e-2, "entropy_weight": 0.0})
+    agent.learn(60 * 64, progress=False)
     policies = agent.sample_policies(64, generator=0)
     one = open_world(1).blocked((1, 1))
     played = policies.played(open_world(64).blocked((1, 1)), 2)
     arrive = pm.greedy(one, policies.table(one)).reached
     assert torch.equal(played > 0, arrive[:, None].expand(-1, 2))
-    fit = policies[arrive]
-    assert len(fit) == int(arrive.sum())
+    fit = policies.arriving(open_world(64).blocked((1, 1)), 2)
+    assert 0 < len(fit) < 64 and torch.equal(fit.z, policies.z[arrive])
+    assert bool((fit.played(open_world(len(fit)).blocked((1, 1))) > 0).all())
+    assert len(policies.arriving(open_world(64), least=1.0)) == 0
     with pytest.raises(ValueError, match="must have 64 copies, got 8"):
         policies.played(open_world())
 
