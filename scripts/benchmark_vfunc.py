@@ -63,7 +63,7 @@ def measure(
                 continue
             began = time.process_time()
             draw, agent, more = trained(name, recipe, seed)
-            more["seconds"] = time.process_time() - began
+            more["seconds"], began = time.process_time() - began, time.process_time()
             found = seen(one, draw)
             if agent is None:
                 found["closed"] = adapted(one, draw, recipe.closed)
@@ -71,6 +71,7 @@ def measure(
                 found["closed"] = played(agent, recipe, seed)
                 found["bound"] = agent.information_bound()
                 found["between"] = agent.information_between(CLOSE, 8)
+            more["looked"] = time.process_time() - began
             NOTES.add("row", world=world, who=name, seed=seed, **found, **more)
 
 

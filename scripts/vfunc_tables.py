@@ -26,6 +26,7 @@ WORLDS = {
     "rooms": "Four-Rooms, (1, 1) to (11, 11)",
 }
 LOG_CANDIDATES = math.log(128)  # the bound that is learnt by cannot exceed it
+UNSURE = 0.15  # an agree below it is hardly any
 Same = Mapping[str, Row]  # who -> the row of one seed
 Figure = Callable[[Same], float]
 
@@ -64,7 +65,8 @@ def document(rows: Sequence[Row], exact: Mapping[str, Exact]) -> list[str]:
         if world in drawn:
             picture = drawn[world]
             lines += ["", f"![policies of seed {picture['seed']}]({picture['file']})"]
-    seconds = sum(row["seconds"] for row in (*latest.values(), *drawn.values()))
+    every = (*latest.values(), *drawn.values())
+    seconds = sum(row["seconds"] + row.get("looked", 0.0) for row in every)
     return [*lines, "", *cost(list(latest.values()), seconds)]
 
 
@@ -150,7 +152,8 @@ def falls(setting: float | Anneal | None) -> str:
 
 def cells(shown: str, rows: Sequence[Row]) -> list[str]:
     def of(name: str, digits: int = 2) -> str:
-        known = [row[name] for row in rows if row.get(name) is not None]
+        # no length where nobody arrives
+        known = [row[name] for row in rows if row.get(name, math.nan) == row.get(name)]
         return spread(known, digits) if known else "-"
 
     middle = [[row["between"][side] for row in rows if "between" in row] for side in (0, 1)]
@@ -241,7 +244,7 @@ def bars(world: str, rows: Sequence[Row]) -> list[str]:
         held = sum(figure >= bar.least for figure in found)
         line = [
             bar.what,
-            f"{word} {sign * bar.least:g}",
+            f"{word} {sign * bar.least:.4g}",
             spread([sign * f for f in found], bar.digits),
         ]
         aim = ["", ""]
@@ -277,14 +280,21 @@ def sticks(rows: Sequence[Row], exact: Exact) -> str:
             "has 25%, by the south-west."
         )
     missed = [row for row in rows if row["success"] < SUCCESS]
+    unsure = [row for row in rows if row["agree"] < UNSURE and row["success"] >= SUCCESS]
     if missed:
-        told = [f"{WHO[r['who']]}, seed {r['seed']}: {r['success']:.0%}" for r in missed]
-        said.append(f"Below a success of {SUCCESS:.0%}: {'; '.join(told)}.")
-    unsure = [row for row in rows if row["agree"] < 0.15 and row["success"] >= SUCCESS]
+        said.append(f"Below a success of {SUCCESS:.0%}: {named(missed, 'success', '.0%')}.")
     if unsure:
-        told = [f"{WHO[r['who']]}, seed {r['seed']}: {r['agree']:.2f}" for r in unsure]
-        said.append(f"Arrive, with an agree below .15: {'; '.join(told)}.")
+        said.append(f"Arrive, but with an agree below {UNSURE}: {named(unsure, 'agree', '.2f')}.")
     return " ".join(said)
+
+
+def named(rows: Sequence[Row], name: str, form: str) -> str:
+    """A figure of each, by who it is of."""
+    told = [
+        f"{shown} {', '.join(format(row[name], form) for row in some)}"
+        for shown, some in by_who(rows)
+    ]
+    return "; ".join(told)
 
 
 def cost(rows: Sequence[Row], seconds: float) -> list[str]:
@@ -293,8 +303,8 @@ def cost(rows: Sequence[Row], seconds: float) -> list[str]:
     return [
         "## Cost",
         "",
-        f"All rows and pictures took {seconds / 60:.0f} CPU-minutes, on two cores "
-        f"{seconds / 120:.0f} minutes; the longest row {longest['seconds'] / 60:.1f}: "
+        f"All rows, what is measured of them and pictures took {seconds / 60:.0f} CPU-minutes, "
+        f"on two cores {seconds / 120:.0f}; the longest row {longest['seconds'] / 60:.1f}: "
         f"{WHO[longest['who']]}, {WORLDS[longest['world']]}, seed {longest['seed']}.",
     ]
 
