@@ -115,9 +115,9 @@ def watched(recipe: Recipe, seed: int) -> tuple[VFunc, Known]:
     agent, known = untrained(recipe, seed), Known([], [], LOG_CANDIDATES)
 
     def look(steps: int, metrics: dict[str, float]) -> None:
-        known.bound.append((steps, metrics["vfunc/information"]))
         if steps * CHECKPOINTS >= len(known.between) * recipe.total:
-            known.between.append((steps, *agent.information_between(CLOSE, 4)))
+            known.bound.append((steps, agent.information_bound()))
+            known.between.append((steps, *agent.information_between(CLOSE)))
 
     return agent.learn(recipe.total, progress=False, callback=look), known
 

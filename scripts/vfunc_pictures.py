@@ -65,7 +65,7 @@ def show_information(axis: Any, known: Known, colours: Any) -> None:
     if known.between:
         steps, lower, upper = zip(*known.between, strict=True)
         shown = [min(value, 2.0 * max(lower)) for value in upper]  # the first may be far away
-        axis.fill_between(steps, lower, shown, color=colours(0.7), alpha=0.5, label="the truth")
+        axis.fill_between(steps, lower, shown, color=colours(0.7), label="the truth")
     if known.bound:
         steps, nats = zip(*known.bound, strict=True)
         axis.plot(steps, nats, color=colours(0.3), label="bound")
