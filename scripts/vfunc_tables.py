@@ -287,7 +287,7 @@ def sticks(rows: Sequence[Row], exact: Exact) -> str:
         said.append(
             "The difference encoder learns nothing and needs no more weight than VFunc. The other "
             f"two learn as the policy does, here with an entropy weight of {LEARNT}: with "
-            f"{RECIPES['open5'].entropy_weight} policies became alike before the encoder could tell "
+            f"{RECIPES['open5'].entropy_weight} policies became alike before an encoder could tell "
             'them apart ("similarity", seed 0, 150,000 steps: 5 paths in 500 draws, a bound of 0). '
             f"Of {exact.paths} paths, 2,000 draws showed: {named(forms, 'd2000', 'd')}."
         )
