@@ -10,6 +10,7 @@ docs/results/vfunc.md of them. Settings were chosen on the seeds 0, 1 and 2, so 
 One thread; seconds are of the CPU.
 """
 
+import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ import tyro
 from figures import Notes
 from policy_rows import (
     FORMS,
+    FORMS_TOTAL,
     RECIPES,
     Draw,
     Recipe,
@@ -85,9 +87,11 @@ def trained(name: str, recipe: Recipe, seed: int) -> tuple[Draw, VFunc | None, d
     more = {}
     if name == "action":
         agent, more["weight"] = action_entropy(recipe, seed)
+    elif name in FORMS:
+        agent = vfunc(dataclasses.replace(recipe, total=FORMS_TOTAL), seed, **FORMS[name])
     else:
-        changes = {"entropy_weight": 0.0} if name == "none" else FORMS.get(name, {})
-        agent = vfunc(recipe, seed, **changes)
+        weight = 0.0 if name == "none" else recipe.entropy_weight
+        agent = vfunc(recipe, seed, entropy_weight=weight)
     return drawing(agent, recipe.world(1, seed)), agent, more
 
 

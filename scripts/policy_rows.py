@@ -17,7 +17,6 @@ from rlgen.runs import Run
 from rlgen.seeding import drawing_from, mix
 
 Draw = Callable[[int, int], Tensor]  # so many policies by a seed -> their table (n, S, A)
-MEMBERS = 64  # of an ensemble
 SCALES = (0.8, 0.4, 0.2, 0.1, 0.05, 0.025, 0.0125)  # of noise on parameters, large first
 WEIGHTS = (0.01, 0.05, 0.2)  # of an action's entropy
 SUCCESS = 0.95  # less than this, and variety does not count
@@ -36,6 +35,7 @@ class Recipe:
         noise: on what policies do, where they are compared.
         action_entropy: PPO's weight of the action's entropy, where it changes.
         closed: cells that are closed one by one after training.
+        members: of an ensemble, so many that each still learns with its share of the steps.
     """
 
     world: Callable[[int, int], TabularGrid]
@@ -46,6 +46,7 @@ class Recipe:
     noise: float | Anneal
     action_entropy: Anneal | None
     closed: Sequence[Cell]
+    members: int = 64
 
 
 def open_world(size: int, limit: int) -> Callable[[int, int], TabularGrid]:
@@ -56,6 +57,7 @@ def four_rooms(copies: int, seed: int) -> TabularGrid:
     return FourRooms(copies, start=(1, 1), seed=seed)
 
 
+FORMS_TOTAL = 300_000  # steps, as some are slow
 # ways to ask how much policies differ, beside that of the recipes; what has to be learnt first
 # says too little with their weight
 FORMS: dict[str, dict[str, Any]] = {
@@ -74,10 +76,10 @@ RECIPES = {
         0.05, 0.4, None, ((3, 3), (4, 4), (1, 5)),
     ),
     "rooms": Recipe(
-        four_rooms, 512, 900_000,
+        four_rooms, 512, 1_800_000,
         {**STILL, "discount": 0.97, "lr": 3e-3, "minibatch": 8192},
-        0.07, Anneal(1.2, 0.5, steps=630_000, geometric=True),
-        Anneal(0.2, 0.0, steps=540_000), ((3, 6), (6, 2)),
+        0.07, Anneal(2.0, 0.5, steps=800_000, geometric=True),
+        Anneal(0.2, 0.0, steps=720_000), ((3, 6), (6, 2)), 32,
     ),
 }  # fmt: skip
 
@@ -125,15 +127,15 @@ def drawing(agent: VFunc, world: TabularGrid) -> Draw:
 def ensemble(recipe: Recipe, seed: int) -> Draw:
     """Independent policies, that share the recipe's steps evenly."""
     one, tables = recipe.world(1, seed), []
-    copies = max(8, recipe.copies // 16)
-    for member in range(MEMBERS):
-        agent = plain(recipe, mix(seed, member), copies, recipe.total // MEMBERS)
+    copies = max(16, recipe.copies // 16)
+    for member in range(recipe.members):
+        agent = plain(recipe, mix(seed, member), copies, recipe.total // recipe.members)
         tables.append(table_of(agent.model.policy, one))
     every = torch.stack(tables)
 
     def draw(n: int, seed: int) -> Tensor:
         with drawing_from(seed):
-            return every[torch.randint(MEMBERS, (n,))]
+            return every[torch.randint(recipe.members, (n,))]
 
     return draw
 

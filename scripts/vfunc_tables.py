@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from figures import Row, machine, spread
-from policy_rows import FORMS, MEMBERS, RECIPES, SUCCESS, WEIGHTS, Recipe
+from policy_rows import FORMS, FORMS_TOTAL, RECIPES, SUCCESS, WEIGHTS, Recipe
 
 from rlgen.agents.anneal import Anneal
 
@@ -14,7 +14,7 @@ WHO = {
     "vfunc": "VFunc",
     "none": "the same, entropy weight 0",
     "action": "the same, action entropy instead",
-    "ensemble": f"ensemble of {MEMBERS}",
+    "ensemble": "ensemble",
     "noise": "parameter noise",
     "difference": 'VFunc, "maxent", encoder "difference"',
     "similarity": 'VFunc, encoder "similarity"',
@@ -94,7 +94,7 @@ def heading() -> list[str]:
         "that is nearly undecided has many greedy paths for the least change. The same without "
         "bound begins from the same weights as VFunc. Of action entropies, the weight of "
         f"{', '.join(map(str, WEIGHTS))} with the most d500 at such a success is shown, and all "
-        f"of them are paid for. The ensemble's {MEMBERS} policies share the steps of one row. "
+        "of them are paid for. The policies of an ensemble share the steps of one row. "
         "Parameter noise has the largest scale that leaves such a success.",
     ]
 
@@ -141,7 +141,8 @@ def settings_of(recipe: Recipe) -> str:
     more = f" and an action's entropy {falls(recipe.action_entropy)}" * bool(recipe.action_entropy)
     return (
         f"{recipe.total:,} steps of {recipe.copies} copies, PPO with {told}, an entropy weight of "
-        f"{recipe.entropy_weight}, noise {falls(recipe.noise)}{more}."
+        f"{recipe.entropy_weight}, noise {falls(recipe.noise)}{more}. "
+        f"The ensemble has {recipe.members} policies."
     )
 
 
@@ -223,7 +224,7 @@ def bars_of(world: str) -> list[Bar]:
             Bar("agree of action entropy", lambda same: -same["action"]["agree"], -0.6),
         ]
     if world == "open8":
-        found.append(Bar(f"H above an ensemble of {MEMBERS}", above("ensemble"), 1.0))
+        found.append(Bar("H above an ensemble of 64", above("ensemble"), 1.0))
     return found
 
 
@@ -285,6 +286,7 @@ def sticks(rows: Sequence[Row], exact: Exact) -> str:
     forms = [row for row in rows if row["who"] in FORMS]
     if forms:
         said.append(
+            f"The other forms have {FORMS_TOTAL:,} steps. "
             "The difference encoder learns nothing and needs no more weight than VFunc. The other "
             f"two learn as the policy does, here with an entropy weight of {LEARNT}: with "
             f"{RECIPES['open5'].entropy_weight} policies became alike before an encoder could tell "
