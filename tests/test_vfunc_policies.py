@@ -106,6 +106,21 @@ def test_the_bound_is_below_the_exact_information_and_below_log_k(candidates: in
         assert float(means.mean()) > exact - 0.1
 
 
+def test_more_candidates_tell_more_and_the_exact_posterior_tells_all() -> None:
+    means = []
+    for choices in (*({"candidates": k} for k in (2, 8, 64)), {"bound": "maxent"}):
+        torch.manual_seed(0)
+        variety, policy = toy(**{"encoder": "likelihood", "candidates": 64, **choices})
+        policy.net.mlp[-1].weight.data.mul_(4.0)
+        with drawing_from(0), torch.no_grad():
+            calls = min(1000, 16_000 // variety.draws)
+            found = torch.cat([variety.information() for _ in range(calls)])
+        means.append(float(found.mean()))
+    exact, error = float(exact_information(policy).detach()), float(found.std()) / math.sqrt(16_000)
+    assert means[0] < means[1] < means[2] < exact + 3.0 * error
+    assert means[3] == pytest.approx(exact, abs=4.0 * error)
+
+
 def test_squared_distances_score_as_the_likelihood_does_but_for_a_constant() -> None:
     torch.manual_seed(0)
     function = functions.FunctionMLP(2, outputs=3)
