@@ -17,7 +17,7 @@ from rlgen.runs import Run
 from rlgen.seeding import drawing_from, mix
 
 Draw = Callable[[int, int], Tensor]  # so many policies by a seed -> their table (n, S, A)
-SCALES = (0.8, 0.4, 0.2, 0.1, 0.05, 0.025, 0.0125)  # of noise on parameters, large first
+SCALES = (3.2, 1.6, 0.8, 0.4, 0.2, 0.1, 0.05, 0.025, 0.0125)  # of noise on parameters, large first
 WEIGHTS = (0.01, 0.05, 0.2)  # of an action's entropy
 SUCCESS = 0.95  # less than this, and variety does not count
 
