@@ -17,8 +17,8 @@ from rlgen.runs import Run
 from rlgen.seeding import drawing_from, mix
 
 Draw = Callable[[int, int], Tensor]  # so many policies by a seed -> their table (n, S, A)
-MEMBERS = 64  # of an ensemble
-SCALES = (0.8, 0.4, 0.2, 0.1, 0.05, 0.025, 0.0125)  # of noise on parameters, large first
+SCALES = (3.2, 1.6, 0.8, 0.4, 0.2, 0.1, 0.05, 0.025, 0.0125)  # of noise on parameters, large first
+WEIGHTS = (0.01, 0.05, 0.2)  # of an action's entropy
 SUCCESS = 0.95  # less than this, and variety does not count
 
 
@@ -35,7 +35,7 @@ class Recipe:
         noise: on what policies do, where they are compared.
         action_entropy: PPO's weight of the action's entropy, where it changes.
         closed: cells that are closed one by one after training.
-        bars: least d500, path entropy and agree.
+        members: of an ensemble, so many that each still learns with its share of the steps.
     """
 
     world: Callable[[int, int], TabularGrid]
@@ -46,7 +46,7 @@ class Recipe:
     noise: float | Anneal
     action_entropy: Anneal | None
     closed: Sequence[Cell]
-    bars: tuple[int, float, float]
+    members: int = 64
 
 
 def open_world(size: int, limit: int) -> Callable[[int, int], TabularGrid]:
@@ -57,21 +57,29 @@ def four_rooms(copies: int, seed: int) -> TabularGrid:
     return FourRooms(copies, start=(1, 1), seed=seed)
 
 
+FORMS_TOTAL = 300_000  # steps, as some are slow
+# ways to ask how much policies differ, beside that of the recipes; what has to be learnt first
+# says too little with their weight
+FORMS: dict[str, dict[str, Any]] = {
+    "difference": {"bound": "maxent", "encoder": "difference"},
+    "similarity": {"encoder": "similarity", "entropy_weight": 0.3},
+    "direct": {"encoder": "direct", "entropy_weight": 0.3},
+}
 STILL = {"steps": 16, "entropy_weight": 0.0}
 RECIPES = {
     "open5": Recipe(
         open_world(5, 50), 128, 800_000, {**STILL, "discount": 0.95, "lr": 5e-3},
-        0.05, 0.4, None, ((2, 2), (1, 3), (3, 0)), (50, 3.5, 0.6),
+        0.05, 0.4, None, ((2, 2), (1, 3), (3, 0)),
     ),
     "open8": Recipe(
         open_world(8, 100), 128, 1_000_000, {**STILL, "discount": 0.95, "lr": 3e-3},
-        0.05, 0.4, None, ((3, 3), (4, 4), (1, 5)), (200, 5.3, 0.3),
+        0.05, 0.4, None, ((3, 3), (4, 4), (1, 5)),
     ),
     "rooms": Recipe(
-        four_rooms, 512, 900_000,
+        four_rooms, 512, 1_800_000,
         {**STILL, "discount": 0.97, "lr": 3e-3, "minibatch": 8192},
-        0.07, Anneal(1.2, 0.5, steps=630_000, geometric=True),
-        Anneal(0.2, 0.0, steps=540_000), ((3, 6), (6, 2)), (120, 4.6, 0.15),
+        0.07, Anneal(2.0, 0.5, steps=800_000, geometric=True),
+        Anneal(0.2, 0.0, steps=720_000), ((3, 6), (6, 2)), 32,
     ),
 }  # fmt: skip
 
@@ -85,10 +93,31 @@ def vfunc(
     **changes: Any,
 ) -> VFunc:
     """The agent of a recipe, trained; `changes` are of VFunc's arguments."""
+    return untrained(recipe, seed, **changes).learn(recipe.total, run=run, progress=progress)
+
+
+def untrained(recipe: Recipe, seed: int, **changes: Any) -> VFunc:
+    """The agent of a recipe; `changes` are of VFunc's arguments."""
     names = ("settings", "entropy_weight", "noise", "action_entropy")
     arguments = {**{name: getattr(recipe, name) for name in names}, **changes}
-    agent = VFunc(recipe.world(recipe.copies, seed), seed=seed, **arguments)
-    return agent.learn(recipe.total, run=run, progress=progress)
+    return VFunc(recipe.world(recipe.copies, seed), seed=seed, **arguments)
+
+
+def action_entropy(recipe: Recipe, seed: int) -> tuple[VFunc, float]:
+    """VFunc's network without its bound, each step's own entropy instead; and its weight.
+
+    Of all weights, the one with the most shortest paths among those that leave it fit for the task.
+    """
+    one, found = recipe.world(1, seed), []
+    for weight in WEIGHTS:
+        settings = {**recipe.settings, "entropy_weight": weight}
+        agent = vfunc(recipe, seed, entropy_weight=0.0, settings=settings, action_entropy=None)
+        walks = pm.greedy(one, drawing(agent, one)(500, 3))
+        success = float(walks.reached.double().mean())
+        fit = pm.distinct_shortest(one, walks) if success >= SUCCESS else 0
+        found.append((fit, success, weight, agent))
+    *_, weight, agent = max(found, key=lambda each: each[:3])
+    return agent, weight
 
 
 def drawing(agent: VFunc, world: TabularGrid) -> Draw:
@@ -98,21 +127,21 @@ def drawing(agent: VFunc, world: TabularGrid) -> Draw:
 def ensemble(recipe: Recipe, seed: int) -> Draw:
     """Independent policies, that share the recipe's steps evenly."""
     one, tables = recipe.world(1, seed), []
-    copies = max(8, recipe.copies // 16)
-    for member in range(MEMBERS):
-        agent = plain(recipe, mix(seed, member), copies, recipe.total // MEMBERS)
+    copies = max(16, recipe.copies // 16)
+    for member in range(recipe.members):
+        agent = plain(recipe, mix(seed, member), copies, recipe.total // recipe.members)
         tables.append(table_of(agent.model.policy, one))
     every = torch.stack(tables)
 
     def draw(n: int, seed: int) -> Tensor:
         with drawing_from(seed):
-            return every[torch.randint(MEMBERS, (n,))]
+            return every[torch.randint(recipe.members, (n,))]
 
     return draw
 
 
-def parameter_noise(recipe: Recipe, seed: int) -> Draw:
-    """One policy with noise on its parameters, as much as leaves it fit for the task."""
+def parameter_noise(recipe: Recipe, seed: int) -> tuple[Draw, float]:
+    """One policy with noise on its parameters, as much as leaves it fit; and how much that is."""
     one = recipe.world(1, seed)
     policy = plain(recipe, seed, recipe.copies, recipe.total).model.policy
 
@@ -122,7 +151,7 @@ def parameter_noise(recipe: Recipe, seed: int) -> Draw:
     for scale in SCALES:
         if pm.variety(one, noisy(scale)(200, 0)).success >= SUCCESS:
             break
-    return noisy(scale)
+    return noisy(scale), scale
 
 
 def plain(recipe: Recipe, seed: int, copies: int, steps: int) -> PPO:
@@ -167,17 +196,29 @@ def noisy_tables(policy: Policy, world: TabularGrid, scale: float, n: int, seed:
 def seen(world: TabularGrid, draw: Draw) -> dict[str, Any]:
     """The columns of a row, of 500 and of 2000 policies."""
     some = pm.distinct_shortest(world, pm.greedy(world, draw(500, 2)))
-    found = pm.variety(world, draw(2000, 1))
+    many = draw(2000, 1)
+    found = pm.variety(world, many)
+    _, counts = pm.greedy(world, many).path.unique(dim=0, return_counts=True)
     told = pm.behaviour(world, draw(500, 2))
     row = {**found._asdict(), "d500": some, "d2000": found.distinct}
-    return {**row, **told._asdict()}
+    return {**row, **told._asdict(), "most": float(counts.max()) / len(many)}
 
 
-def adapted(world: TabularGrid, draw: Draw, closed: Sequence[Cell]) -> list[float]:
-    """The share of policies whose greedy path arrives where one of these cells is closed.
-
-    Playing one episode of each drawn policy finds one that arrives after 1 / share of them.
-    """
+def adapted(world: TabularGrid, draw: Draw, closed: Sequence[Cell]) -> list[int]:
+    """How many of 500 policies arrive by their greedy paths where one of these cells is closed."""
     table = draw(500, 2)
-    shares = [pm.greedy(world.blocked(cell), table).reached.double().mean() for cell in closed]
-    return [float(share) for share in shares]
+    return [int(pm.greedy(world.blocked(cell), table).reached.sum()) for cell in closed]
+
+
+def played(agent: VFunc, recipe: Recipe, seed: int) -> list[int]:
+    """The same of VFunc's policies, by one episode of each."""
+    policies, world = agent.sample_policies(500, generator=2), recipe.world(500, seed)
+    return [len(policies.arriving(world.blocked(cell))) for cell in recipe.closed]
+
+
+def fair_coin(world: TabularGrid) -> float:
+    """The entropy of the path of who chooses evenly among the best actions of each cell."""
+    best = world.optimal_actions().double()
+    return float(
+        pm.path_entropy_given(world, best[None] / best.sum(1, keepdim=True).clamp_min(1.0))
+    )

@@ -21,14 +21,13 @@ from options import Refused, answered, check_folder, check_name, check_numbers
 from policy_rows import RECIPES, Recipe, drawing, open_world, seen, vfunc
 from rich.console import Console
 from rich.table import Table
-from vfunc_pictures import draw_policies
+from vfunc_pictures import BETWEEN, PATHS, Known, draw_policies
 
 from rlgen.agents import VFunc
 from rlgen.agents import policy_measures as pm
+from rlgen.envs import FourRooms
 from rlgen.envs.tabular import TabularGrid
 from rlgen.runs import Run
-
-PATHS, BETWEEN = 200, 24  # shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +112,8 @@ def train(o: Options, console: Console) -> None:
 
 def table_of(agent: VFunc, world: TabularGrid, title: str) -> Table:
     found = seen(world, drawing(agent, world))
+    routes = " ".join(f"{share:.0%}" for share in found["routes"])
+    between = agent.information_between(draws=8)
     paths = world.shortest_paths()
     shown = {
         "greedy paths that arrive": f"{found['success']:.1%}",
@@ -122,8 +123,9 @@ def table_of(agent: VFunc, world: TabularGrid, title: str) -> Table:
         f"entropy of paths, of {math.log(paths):.2f} nats": f"{found['entropy']:.2f}",
         "agree: a sampled episode follows its greedy path": f"{found['agree']:.2f}",
         "entropy of a sampled path given z, nats": f"{found['given']:.2f}",
-        "routes": " ".join(f"{share:.0%}" for share in found["routes"]),
-        "information of z and policy, at least, nats": f"{agent.information_bound():.2f}",
+        "routes": routes if isinstance(world, FourRooms) else "-",
+        "bound of the information of z and policy, nats": f"{agent.information_bound():.2f}",
+        "that information, from both sides": " to ".join(f"{side:.2f}" for side in between),
     }
     table = Table(title=title, show_header=False)
     for name, value in shown.items():
@@ -136,14 +138,14 @@ def drawn(o: Options, agent: VFunc, world: TabularGrid, run: Run) -> Path:
     policies = agent.sample_policies(PATHS, generator=1)
     ways = agent.sample_policies(2, generator=3).between(BETWEEN)
     lines = [line for line in run.metrics() if "vfunc/information" in line]
-    known = [(float(line["step"]), float(line["vfunc/information"])) for line in lines]
+    bound = [(int(line["step"]), float(line["vfunc/information"])) for line in lines]
+    most = math.log(o.candidates) if o.bound == "discretise" else None
     file = o.out / "policies.png"
     draw_policies(
         world,
         pm.greedy(world, policies.table(world)).path,
         pm.greedy(world, ways.table(world)).path,
-        known,
-        math.log(o.candidates) if o.bound == "discretise" else None,
+        Known(bound, [], most),
         file,
     )
     return file

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from imitation_pictures import pyplot, save
@@ -13,14 +13,28 @@ from rlgen.envs import grid
 from rlgen.envs.tabular import TabularGrid
 
 JITTER = 0.3  # of a cell, so that paths can be told apart
+PATHS, BETWEEN = 200, 24  # shown
+
+
+class Known(NamedTuple):
+    """Of the information of z and policy, in nats.
+
+    Attributes:
+        bound: that is learnt by, as (step, nats).
+        between: bounds from both sides, as (step, lower, upper).
+        most: what the first cannot exceed; None for nothing.
+    """
+
+    bound: list[tuple[int, float]]
+    between: list[tuple[int, float, float]]
+    most: float | None
 
 
 def draw_policies(
     world: TabularGrid,
     drawn: Tensor,
     between: Tensor,
-    bound: Sequence[tuple[float, float]],
-    most: float | None,
+    known: Known,
     file: Path,
 ) -> None:
     """Three panels side by side.
@@ -29,8 +43,7 @@ def draw_policies(
         world: whose map it is.
         drawn: greedy paths of drawn policies, as cells (n, T).
         between: greedy paths along the line from one z to another, (n, T).
-        bound: of the information, as (step, nats) while it was learnt.
-        most: what the bound cannot exceed; None for nothing.
+        known: of their information, while it was learnt.
         file: where the picture goes.
     """
     plt = pyplot()
@@ -41,15 +54,26 @@ def draw_policies(
     shades = [colours(i / max(1, len(between) - 1)) for i in range(len(between))]
     show_paths(axes[1], world, between, shades, 0.9)
     axes[1].set_title("from one z (dark) to another (light)")
-    axes[2].set(title="information of z and policy", xlabel="steps", ylabel="nats, at least")
-    if bound:
-        steps, nats = zip(*bound, strict=True)
-        axes[2].plot(steps, nats, color=colours(0.3))
-    if most is not None:
-        axes[2].axhline(most, color="black", linestyle="--", label=f"log {math.exp(most):.0f}")
-        axes[2].legend()
+    show_information(axes[2], known, colours)
     file.parent.mkdir(parents=True, exist_ok=True)
     save(figure, file)
+
+
+def show_information(axis: Any, known: Known, colours: Any) -> None:
+    """The bound over steps, and where the truth must be."""
+    axis.set(title="information of z and policy", xlabel="steps", ylabel="nats")
+    if known.between:
+        steps, lower, upper = zip(*known.between, strict=True)
+        shown = [min(value, 2.0 * max(lower)) for value in upper]  # the first may be far away
+        axis.fill_between(steps, lower, shown, color=colours(0.7), label="the truth")
+    if known.bound:
+        steps, nats = zip(*known.bound, strict=True)
+        axis.plot(steps, nats, color=colours(0.3), label="bound")
+    if known.most is not None:
+        axis.axhline(
+            known.most, color="black", linestyle="--", label=f"log {math.exp(known.most):.0f}"
+        )
+    axis.legend()
 
 
 def show_paths(

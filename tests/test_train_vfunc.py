@@ -61,7 +61,8 @@ def test_a_run_is_a_table_a_picture_and_a_folder(call: Call, more: tuple[str, ..
     assert (code, err) == (0, "")
     found = values(out)
     assert found["greedy paths that arrive"].endswith("%")
-    assert len(found) == 9
+    assert len(found) == 10
+    assert (found["routes"] == "-") == ("FourRooms" not in more)
     assert Path("runs/vfunc/policies.png").stat().st_size > 10_000
     assert Path("runs/vfunc/run/metrics.jsonl").is_file()
 

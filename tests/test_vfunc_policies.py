@@ -106,6 +106,21 @@ def test_the_bound_is_below_the_exact_information_and_below_log_k(candidates: in
         assert float(means.mean()) > exact - 0.1
 
 
+def test_more_candidates_tell_more_and_the_exact_posterior_tells_all() -> None:
+    means = []
+    for choices in (*({"candidates": k} for k in (2, 8, 64)), {"bound": "maxent"}):
+        torch.manual_seed(0)
+        variety, policy = toy(**{"encoder": "likelihood", "candidates": 64, **choices})
+        policy.net.mlp[-1].weight.data.mul_(4.0)
+        with drawing_from(0), torch.no_grad():
+            calls = min(1000, 16_000 // variety.draws)
+            found = torch.cat([variety.information() for _ in range(calls)])
+        means.append(float(found.mean()))
+    exact, error = float(exact_information(policy).detach()), float(found.std()) / math.sqrt(16_000)
+    assert means[0] < means[1] < means[2] < exact + 3.0 * error
+    assert means[3] == pytest.approx(exact, abs=4.0 * error)
+
+
 def test_squared_distances_score_as_the_likelihood_does_but_for_a_constant() -> None:
     torch.manual_seed(0)
     function = functions.FunctionMLP(2, outputs=3)
@@ -335,15 +350,17 @@ def test_it_stops_where_the_bound_is_not_finite() -> None:
 
 def test_policies_that_still_arrive_are_found_by_playing() -> None:
     """Returns are those of a walk through the blocked world, policy by policy."""
-    agent = small()
-    torch.nn.init.normal_(agent.policy.net.mlp[-1].weight)
+    agent = small(entropy_weight=0.2, settings={"lr": 1e-2, "entropy_weight": 0.0})
+    agent.learn(60 * 64, progress=False)
     policies = agent.sample_policies(64, generator=0)
     one = open_world(1).blocked((1, 1))
     played = policies.played(open_world(64).blocked((1, 1)), 2)
     arrive = pm.greedy(one, policies.table(one)).reached
     assert torch.equal(played > 0, arrive[:, None].expand(-1, 2))
-    fit = policies[arrive]
-    assert len(fit) == int(arrive.sum())
+    fit = policies.arriving(open_world(64).blocked((1, 1)), 2)
+    assert 0 < len(fit) < 64 and torch.equal(fit.z, policies.z[arrive])
+    assert bool((fit.played(open_world(len(fit)).blocked((1, 1))) > 0).all())
+    assert len(policies.arriving(open_world(64), least=1.0)) == 0
     with pytest.raises(ValueError, match="must have 64 copies, got 8"):
         policies.played(open_world())
 

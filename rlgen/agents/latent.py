@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import gymnasium
 import numpy as np
@@ -10,20 +9,18 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from rlgen.agents.flat_world import flattened
 from rlgen.agents.observations import Features, ObservationNet
 from rlgen.agents.policy import Policy
-from rlgen.agents.standardised import features_of
-from rlgen.checkpoint import Stateful
-from rlgen.envs.world import Step, World
+from rlgen.agents.told import Told
+from rlgen.envs.world import World
 from rlgen.generative.functions import Prior
 from rlgen.generative.heads import Head
 from rlgen.generative.model import Shape
 from rlgen.generative.nets import MLP
-from rlgen.seeding import drawing_from, mix
+from rlgen.seeding import drawing_from
 
 
-class Latent:
+class Latent(Told):
     """A world with z beside what is seen: drawn for each episode, and kept until its end.
 
     Observations are flattened, as floats of about unit size, and followed by z.
@@ -44,64 +41,28 @@ class Latent:
         torch.Size([5, 120])
     """
 
+    name = "z"
+
     def __init__(
         self, world: World, prior: Prior, *, z: Tensor | None = None, seed: int = 0
     ) -> None:
-        self.world, self.prior, self.seed = flattened(world), prior, seed
-        self.fixed = None if z is None else self._fixed(z)
-        self.features = features_of(self.world.observation_space)
-        self.action_space = world.action_space
-        self.observation_space = self._space()
-        self.draws = 0
-        self.z = self._draw()
-        if isinstance(self.world, Stateful):  # only then is this one, too
-            self.state_dict, self.load_state_dict = self._state, self._load_state
+        self.prior = prior
+        self.fixed = None if z is None else _for_each(z, world, prior)
+        super().__init__(world, seed)
 
     @property
-    def num_envs(self) -> int:
-        return self.world.num_envs
-
-    @property
-    def device(self) -> torch.device:
-        return self.world.device
-
-    def reset(self, seed: int | None = None) -> Tensor:
-        """Start new episodes in all copies, with new z."""
-        if seed is not None:
-            self.seed, self.draws = seed, 0
-        obs = self.world.reset(seed)
-        self.z = self._draw()
-        return self.beside(obs, self.z)
-
-    def step(self, action: Tensor) -> Step:
-        """One step of all copies; what an ended episode saw last has that episode's z."""
-        step, before = self.world.step(action), self.z
-        ended = step.done.reshape(-1, *[1] * len(self.prior.shape))
-        self.z = torch.where(ended, self._draw(), before)
-        return Step(
-            self.beside(step.obs, self.z),
-            step.reward,
-            step.terminated,
-            step.truncated,
-            lambda: self.beside(step.final_obs, before),
-        )
+    def z(self) -> Tensor:
+        """Of each copy's episode."""
+        return self.told
 
     def beside(self, obs: Tensor, z: Tensor) -> Tensor:
         """Observations of the world with z, as an agent here sees them."""
         return torch.cat([self.features.scaled(obs).flatten(1), self.prior.features(z)], dim=1)
 
-    def _draw(self) -> Tensor:
-        """A z for each copy."""
-        self.draws += 1
+    def _draw(self, seed: int) -> Tensor:
         if self.fixed is not None:
             return self.fixed
-        return drawn(self.prior, self.num_envs, mix(self.seed, self.draws)).to(self.device)
-
-    def _fixed(self, z: Tensor) -> Tensor:
-        shape = (self.num_envs, *self.prior.shape)
-        if tuple(z.shape) not in (shape, shape[1:]):
-            raise ValueError(f"'z' must have shape {shape[1:]} or {shape}, got {tuple(z.shape)}")
-        return z.to(self.device).expand(shape)
+        return drawn(self.prior, self.num_envs, seed).to(self.device)
 
     def _space(self) -> gymnasium.spaces.Box:
         shape = self.world.observation_space.shape
@@ -109,16 +70,13 @@ class Latent:
         bound = np.full(math.prod(shape) + self.prior.width, np.inf, np.float32)
         return gymnasium.spaces.Box(-bound, bound)
 
-    def _state(self) -> dict[str, Any]:
-        assert isinstance(self.world, Stateful)
-        drawn = {"z": self.z.clone(), "draws": self.draws, "seed": self.seed}
-        return {"world": self.world.state_dict(), **drawn}
 
-    def _load_state(self, state: dict[str, Any]) -> None:
-        assert isinstance(self.world, Stateful)
-        self.world.load_state_dict(state["world"])
-        self.z = state["z"].to(self.device)
-        self.draws, self.seed = state["draws"], state["seed"]
+def _for_each(z: Tensor, world: World, prior: Prior) -> Tensor:
+    """One z for each copy."""
+    shape = (world.num_envs, *prior.shape)
+    if tuple(z.shape) not in (shape, shape[1:]):
+        raise ValueError(f"'z' must have shape {shape[1:]} or {shape}, got {tuple(z.shape)}")
+    return z.to(world.device).expand(shape)
 
 
 def drawn(prior: Prior, n: int, seed: int | torch.Generator | None) -> Tensor:

@@ -75,6 +75,40 @@ class Policies:
                 obs, number = step.obs, number + step.done.long()
         return returns
 
+    def arriving(
+        self,
+        world: World,
+        episodes: int = 1,
+        *,
+        least: float = 0.0,
+        deterministic: bool = True,
+        seed: int = 0,
+    ) -> "Policies":
+        """Those that earn more than `least` in each of so many episodes, the best ones first.
+
+        Where `fit` of n policies do so, trying one after the other finds the first of them after
+        (n + 1) / (fit + 1) of them on average.
+
+        Args:
+            world: as in `played`.
+            episodes: of each policy.
+            least: a return; 0 is that of those who never arrive, where only that is paid.
+            deterministic: act by the mode of each policy instead of by a sample.
+            seed: of the world and of the actions.
+
+        Example:
+            >>> from rlgen.agents import VFunc
+            >>> from rlgen.envs import OpenWorld
+            >>> world = OpenWorld(64, size=3, start=(0, 0), seed=0)
+            >>> agent = VFunc(world, settings={"steps": 8}, seed=0).learn(4096, progress=False)
+            >>> fit = agent.sample_policies(64).arriving(world.blocked((1, 1)))
+            >>> len(fit) <= 64  # by one episode of each, and no gradient step
+            True
+        """
+        returns = self.played(world, episodes, deterministic=deterministic, seed=seed)
+        best = returns.mean(1).argsort(descending=True, stable=True)
+        return self[best[(returns > least).all(1)[best]]]
+
     def between(self, steps: int) -> "Policies":
         """`steps` policies on the straight line in z from the first to the last."""
         if not self.z.is_floating_point():

@@ -4,7 +4,8 @@ Notation: f, what pi_z does at m states S_H: its action probabilities there, or 
 actions, under noise of a fixed amount.
 """
 
-from typing import Any, Literal, get_args
+import math
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,7 @@ from rlgen.generative.heads import FixedNormal
 
 Bound = Literal["discretise", "maxent"]
 Encoder = Literal["likelihood", "difference", "direct", "similarity"]
+_AT_ONCE = 4096  # functions in memory
 
 
 class Variety:
@@ -100,6 +102,10 @@ class Variety:
         candidates = self.draws if self.bound == "discretise" else None
         return self.functions.information(states, self.draws, candidates=candidates)
 
+    def between(self, candidates: int, draws: int) -> "Between":
+        """Two bounds of I(f; z), at fresh states, whatever the encoder."""
+        return squeezed(self.functions, self.replay.draw(self.points), candidates, draws)
+
     def anneal(self, step: int) -> None:
         """The noise after so many steps of the world."""
         if not isinstance(self.noise, Anneal):
@@ -109,6 +115,66 @@ class Variety:
         self.functions.noise_entropy = noise_entropy(head, tuple(self.functions.event_shape))
         if isinstance(self.encoder, SquaredDistance):
             self.encoder.scale = head.scale
+
+
+class Between(NamedTuple):
+    """What a number lies between, in expectation.
+
+    Attributes:
+        lower: bound.
+        upper: bound.
+    """
+
+    lower: float
+    upper: float
+
+
+@torch.no_grad()
+def squeezed(model: FunctionModel, points: Tensor, candidates: int, draws: int) -> Between:
+    """I(f; z) between two bounds, that meet as there are more candidates.
+
+    For z_1 that made f, and others z_2, ..., z_K ~ p(z):
+
+        lower = E[log p(f|z_1) - log (1/K) sum over all j of p(f|z_j)]
+        upper = E[log p(f|z_1) - log (1/(K-1)) sum over j > 1 of p(f|z_j)]
+
+    The first has z_1 among the candidates, and is at most log K. The second has an estimate of p(f)
+    without bias, whose logarithm is too small on average.
+
+    References:
+        | On variational bounds of mutual information (Poole et al., 2019)
+        | https://arxiv.org/abs/1905.06922
+
+    Args:
+        model: functions under normal noise of a fixed amount.
+        points: one set, with shape (m, *inputs).
+        candidates: K.
+        draws: of z_1 and f, at most K; they are each other's candidates.
+
+    Example:
+        >>> import torch
+        >>> from rlgen.agents.variety import squeezed
+        >>> from rlgen.generative import VFunc, functions
+        >>> model = VFunc(5, functions.FunctionMLP(2), prior=functions.StandardNormal(2))
+        >>> lower, upper = squeezed(model, torch.linspace(-1, 1, 5)[:, None], 64, 32)
+        >>> lower < upper
+        True
+    """
+    if not 1 <= draws <= candidates or candidates < 2:
+        raise ValueError(
+            f"'candidates' must be at least 2 and at least 'draws', got {candidates} and {draws}"
+        )
+    assert isinstance(model.head, FixedNormal)
+    score = SquaredDistance(model.head.scale)
+    z = model.prior.sample(torch.Size([candidates]))
+    f = model.decode(z[:draws], points.expand(draws, *points.shape)).sample()
+    scores = torch.cat(
+        [score(f, points[None], model.function, some[None]) for some in z.split(_AT_ONCE)], dim=1
+    )
+    own = scores.diagonal().clone()
+    together = scores.logsumexp(1) - math.log(candidates)
+    others = scores.fill_diagonal_(-math.inf).logsumexp(1) - math.log(candidates - 1)
+    return Between(float((own - together).mean()), float((own - others).mean()))
 
 
 class PolicyFunction(nn.Module):

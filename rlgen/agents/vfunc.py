@@ -21,7 +21,7 @@ from rlgen.agents.learners.reinforce import REINFORCE
 from rlgen.agents.policies import Policies
 from rlgen.agents.policy import ActorCritic
 from rlgen.agents.transitions import flat
-from rlgen.agents.variety import Bound, Encoder, Replay, Variety, check_choices
+from rlgen.agents.variety import Between, Bound, Encoder, Replay, Variety, check_choices
 from rlgen.envs.tabular import TabularGrid
 from rlgen.envs.world import World
 from rlgen.generative.functions import Prior, StandardNormal
@@ -47,6 +47,9 @@ class VFunc(Learner):
     and its gradient flows through f into the policy, and into the encoder. As the noise has a fixed
     amount, H(f|z) is a constant, and the same gradient ascends a bound of H(f).
     With an `entropy_weight` of 0 this is the learner of the task, and nothing else.
+
+    It explores as Thompson sampling does: an episode, in training and by `act`, has one z from its
+    first step to its last, and so follows one way to the end instead of wavering between several.
 
     References:
         | VFunc: a deep generative model for functions (Bachman et al., 2018)
@@ -241,6 +244,20 @@ class VFunc(Learner):
         with drawing_from(mix(seed, 4)):
             known = [self.variety.information().mean() for _ in range(draws)]
         return float(torch.stack(known).mean())
+
+    def information_between(
+        self, candidates: int = 4096, draws: int = 16, *, seed: int = 2**20
+    ) -> Between:
+        """Bounds of I(f; z) from both sides, by the exact likelihood of the noise; see `squeezed`.
+
+        Args:
+            candidates: K; with more of them the bounds are closer.
+            draws: sets of states, each for 128 functions.
+            seed: of states, z and noise.
+        """
+        with drawing_from(mix(seed, 5)):
+            found = [self.variety.between(candidates, min(candidates, 128)) for _ in range(draws)]
+        return Between(*torch.tensor(found).mean(0).tolist())
 
     def entropy_bound(self, draws: int = 64, *, seed: int = 2**20) -> float:
         """The lower bound of H(f): that of the information, and the entropy of the noise."""

@@ -1,0 +1,326 @@
+"""The document of `benchmark_vfunc.py`, out of the rows it wrote."""
+
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+from figures import Row, machine, spread
+from policy_rows import FORMS, FORMS_TOTAL, RECIPES, SUCCESS, WEIGHTS, Recipe
+
+from rlgen.agents.anneal import Anneal
+
+WHO = {
+    "vfunc": "VFunc",
+    "none": "the same, entropy weight 0",
+    "action": "the same, action entropy instead",
+    "ensemble": "ensemble",
+    "noise": "parameter noise",
+    "difference": 'VFunc, "maxent", encoder "difference"',
+    "similarity": 'VFunc, encoder "similarity"',
+    "direct": 'VFunc, encoder "direct"',
+}
+WORLDS = {
+    "open5": "Open world 5 x 5",
+    "open8": "Open world 8 x 8",
+    "rooms": "Four-Rooms, (1, 1) to (11, 11)",
+}
+LOG_CANDIDATES = math.log(128)  # the bound that is learnt by cannot exceed it
+LEARNT = FORMS["similarity"]["entropy_weight"]
+UNSURE = 0.15  # an agree below it is hardly any
+Same = Mapping[str, Row]  # who -> the row of one seed
+Figure = Callable[[Same], float]
+
+
+class Exact(NamedTuple):
+    """What is known of a world without learning.
+
+    Attributes:
+        paths: how many shortest paths there are.
+        coin: the entropy of the path of who chooses evenly among the best actions, in nats.
+    """
+
+    paths: int
+    coin: float
+
+
+class Bar(NamedTuple):
+    """What was to be reached, how the rows of one seed say it, and what was aimed at beyond."""
+
+    what: str
+    figure: Figure
+    least: float
+    aim: float | None = None
+    digits: int = 2
+
+
+def document(rows: Sequence[Row], exact: Mapping[str, Exact]) -> list[str]:
+    """All lines of it."""
+    latest = {(r["world"], r["who"], r["seed"]): r for r in rows if r["kind"] == "row"}
+    drawn = {r["world"]: r for r in rows if r["kind"] == "picture"}
+    lines = heading()
+    for world in WORLDS:
+        found = [row for row in latest.values() if row["world"] == world]
+        if found:
+            lines += section(world, found, exact[world])
+        if world in drawn:
+            picture = drawn[world]
+            lines += ["", f"![policies of seed {picture['seed']}]({picture['file']})"]
+    every = (*latest.values(), *drawn.values())
+    seconds = sum(row["seconds"] + row.get("looked", 0.0) for row in every)
+    return [*lines, "", *cost(list(latest.values()), seconds)]
+
+
+def heading() -> list[str]:
+    return [
+        "# Distributions over policies",
+        "",
+        "`python scripts/benchmark_vfunc.py measure` with `--world open5`, `open8` and `rooms`, "
+        "`pictures`, then `report`.",
+        "",
+        f"{machine()}. On a GPU: not measured. Settings were chosen on the seeds 0, 1 and 2; these "
+        "are others. Median, and range over seeds in brackets.",
+        "",
+        "d500, d2000: different shortest paths among the greedy paths of so many drawn policies. "
+        "H: entropy of the greedy path over 2,000 draws, in nats. agree: how likely a sampled "
+        "episode follows the greedy path of its own policy. H(path given z): of sampled episodes, "
+        "in nats. I(path; z): what a sampled path tells of which of 500 policies took it, at most "
+        "log 500 = 6.21. Bound: of the information of z and what policies do at 16 visited "
+        "states, by 128 candidates, so at most log 128 = 4.85; then bounds from both sides by "
+        "8,192 candidates. They compare only rows with the same noise at the end. Routes: shares "
+        "of all draws by the north-east and by the south-west, for each seed.",
+        "",
+        f"Variety counts where at least {SUCCESS:.0%} reach the goal, and with its agree: a policy "
+        "that is nearly undecided has many greedy paths for the least change. The same without "
+        "bound begins from the same weights as VFunc. Of action entropies, the weight of "
+        f"{', '.join(map(str, WEIGHTS))} with the most d500 at such a success is shown, and all "
+        "of them are paid for. The policies of an ensemble share the steps of one row. "
+        "Parameter noise has the largest scale that leaves such a success.",
+    ]
+
+
+def section(world: str, rows: Sequence[Row], exact: Exact) -> list[str]:
+    lines = [
+        "",
+        f"## {WORLDS[world]}",
+        "",
+        f"{exact.paths:,} shortest paths, log {math.log(exact.paths):.2f}; a fair coin at every "
+        f"choice has {exact.coin:.2f} nats. {settings_of(RECIPES[world])}",
+        "",
+        *table(
+            ["who", "seeds", "success", "length / shortest", "d500", "d2000", "H", "agree",
+             "H(path given z)", "I(path; z)", "bound", "between", "routes", "CPU-seconds"],
+            [cells(shown, some) for shown, some in by_who(rows)],
+        ),
+        "",
+        *bars(world, rows),
+        "",
+        f"**Where it sticks.** {sticks(rows, exact)}",
+        "",
+        "A cell is closed after training: how many of 500 policies still arrive by their greedy "
+        "paths, and after how many tries of one episode each the first of them is found, (500 + 1) "
+        "/ (fit + 1) on average. No gradient step is taken. Median and range over seeds.",
+        "",
+        *table(
+            ["who", *(f"{cell} closed" for cell in RECIPES[world].closed)],
+            [closed(shown, some) for shown, some in by_who(rows)],
+        ),
+    ]  # fmt: skip
+    return lines
+
+
+def by_who(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
+    """In the order of the table, those that were measured."""
+    found = [(shown, [row for row in rows if row["who"] == name]) for name, shown in WHO.items()]
+    return [(shown, some) for shown, some in found if some]
+
+
+def settings_of(recipe: Recipe) -> str:
+    """How VFunc learnt, in a sentence."""
+    told = ", ".join(f"`{name}={value}`" for name, value in recipe.settings.items())
+    more = f" and an action's entropy {falls(recipe.action_entropy)}" * bool(recipe.action_entropy)
+    return (
+        f"{recipe.total:,} steps of {recipe.copies} copies, PPO with {told}, an entropy weight of "
+        f"{recipe.entropy_weight}, noise {falls(recipe.noise)}{more}. "
+        f"The ensemble has {recipe.members} policies."
+    )
+
+
+def falls(setting: float | Anneal | None) -> str:
+    if not isinstance(setting, Anneal):
+        return f"{setting}"
+    return f"from {setting.start} to {setting.end} in {setting.steps:,} steps"
+
+
+def cells(shown: str, rows: Sequence[Row]) -> list[str]:
+    def of(name: str, digits: int = 2) -> str:
+        # no length where nobody arrives
+        known = [row[name] for row in rows if row.get(name, math.nan) == row.get(name)]
+        return spread(known, digits) if known else "-"
+
+    middle = [[row["between"][side] for row in rows if "between" in row] for side in (0, 1)]
+    between = " to ".join(f"{statistics.median(side):.2f}" for side in middle) if middle[0] else "-"
+    routes = [" / ".join(f"{100 * share:.0f}" for share in row["routes"]) for row in rows]
+    told = ", ".join(routes) if rows[0]["world"] == "rooms" else "-"
+    for name in ("weight", "scale"):
+        if name in rows[0]:
+            shown += f", {name} {', '.join(f'{row[name]:g}' for row in rows)}"
+    return [
+        shown, str(len(rows)), of("success", 3), of("length", 3), of("d500", 0), of("d2000", 0),
+        of("entropy"), of("agree"), of("given"), of("information"), of("bound"), between, told,
+        of("seconds", 0),
+    ]  # fmt: skip
+
+
+def closed(shown: str, rows: Sequence[Row]) -> list[str]:
+    def of(counts: Sequence[int]) -> str:
+        tries = statistics.median(501 / (fit + 1) for fit in counts)
+        return f"{spread(counts, 0)}; {tries:.1f}" if min(counts) else f"{spread(counts, 0)}; -"
+
+    return [shown, *(of(counts) for counts in zip(*(row["closed"] for row in rows), strict=True))]
+
+
+def own(name: str, sign: float = 1.0) -> Figure:
+    return lambda same: sign * same["vfunc"][name]
+
+
+def above(name: str) -> Figure:
+    return lambda same: same["vfunc"]["entropy"] - same[name]["entropy"]
+
+
+def smaller_route(same: Same) -> float:
+    return float(min(same["vfunc"]["routes"]))
+
+
+def bars_of(world: str) -> list[Bar]:
+    """Of VFunc, but for one of a comparison; "at most" is "at least" of the negative."""
+    success = 0.98 if world == "open5" else 0.95
+    length = {"open5": 1.02, "open8": 1.05}
+    d500, entropy, agree = {
+        "open5": ((50, None), (3.5, 4.05), (0.6, 0.8)),
+        "open8": ((200, 350), (5.3, 6.6), (0.3, 0.6)),
+        "rooms": ((120, 260), (4.6, 5.8), (0.15, 0.5)),
+    }[world]
+    found = [Bar("success", own("success"), success, digits=3)]
+    if world in length:
+        found.append(Bar("length / shortest", own("length", -1.0), -length[world], digits=3))
+    found += [
+        Bar("d500", own("d500"), *d500, digits=0),
+        Bar("H", own("entropy"), *entropy),
+        Bar("agree", own("agree"), *agree),
+        Bar("bound, of log 128", own("bound", -1.0), -LOG_CANDIDATES),
+        Bar(
+            "upper bound above the bound learnt by",
+            lambda same: same["vfunc"]["between"][1] - same["vfunc"]["bound"],
+            0.0,
+        ),
+    ]
+    if world == "rooms":
+        found.append(Bar("share of the rarer route", smaller_route, 0.2, 0.35))
+    if world == "open5":
+        found += [
+            Bar("bound", own("bound"), 1.0),
+            Bar("H above entropy weight 0", above("none"), 1.5),
+            Bar("agree of action entropy", lambda same: -same["action"]["agree"], -0.6),
+        ]
+    if world == "open8":
+        found.append(Bar("H above an ensemble of 64", above("ensemble"), 1.0))
+    return found
+
+
+def bars(world: str, rows: Sequence[Row]) -> list[str]:
+    """Each with how many seeds hold it, and how many what is aimed at."""
+    seeds = sorted({row["seed"] for row in rows})
+    each = [{row["who"]: row for row in rows if row["seed"] == seed} for seed in seeds]
+    body = []
+    for bar in bars_of(world):
+        found = []
+        for same in each:
+            try:
+                found.append(bar.figure(same))
+            except KeyError:  # somebody was not measured with this seed
+                continue
+        if not found:
+            continue
+        sign, word = (-1.0, "at most") if bar.least < 0.0 else (1.0, "at least")
+        held = sum(figure >= bar.least for figure in found)
+        line = [
+            bar.what,
+            f"{word} {sign * bar.least:.4g}",
+            spread([sign * f for f in found], bar.digits),
+        ]
+        aim = ["", ""]
+        if bar.aim is not None:
+            reached = sum(figure >= bar.aim for figure in found)
+            aim = [f"at least {bar.aim:g}", f"{reached} of {len(found)}"]
+        body.append([*line, f"{held} of {len(found)}", *aim])
+    return table(["of VFunc", "bar", "found", "seeds that hold it", "aim", "seeds"], body)
+
+
+def sticks(rows: Sequence[Row], exact: Exact) -> str:
+    """In how few of the ways it stays, by seed."""
+    mine = sorted((row for row in rows if row["who"] == "vfunc"), key=lambda row: row["seed"])
+    if not mine:
+        return "VFunc was not measured."
+
+    def listed(figures: Sequence[float], form: str) -> str:
+        return ", ".join(format(figure, form) for figure in figures)
+
+    said = [
+        f"For the seeds {listed([row['seed'] for row in mine], 'd')}, 2,000 draws of VFunc showed "
+        f"{listed([row['d2000'] / exact.paths for row in mine], '.0%')} of all shortest paths; the "
+        f"most frequent path had {listed([row['most'] for row in mine], '.1%')} of the draws, and "
+        f"an even choice of all has {1 / exact.paths:.2%}. Its H is that of "
+        f"{listed([math.exp(row['entropy']) for row in mine], '.0f')} equally likely paths, and "
+        f"{listed([exact.coin - row['entropy'] for row in mine], '.2f')} nats below a fair coin's "
+        "(2,000 draws show less than there is where paths are many)."
+    ]
+    if mine[0]["world"] == "rooms":
+        shares = [smaller_route({"vfunc": row}) for row in mine]
+        said.append(
+            f"The rarer route has {listed(shares, '.0%')}: an even choice of all shortest paths "
+            "has 25%, by the south-west."
+        )
+    missed = [row for row in rows if row["success"] < SUCCESS]
+    unsure = [row for row in rows if row["agree"] < UNSURE and row["success"] >= SUCCESS]
+    forms = [row for row in rows if row["who"] in FORMS]
+    if forms:
+        said.append(
+            f"The other forms have {FORMS_TOTAL:,} steps. "
+            "The difference encoder learns nothing and needs no more weight than VFunc. The other "
+            f"two learn as the policy does, here with an entropy weight of {LEARNT}: with "
+            f"{RECIPES['open5'].entropy_weight} policies became alike before an encoder could tell "
+            'them apart ("similarity", seed 0, 150,000 steps: 5 paths in 500 draws, a bound of 0). '
+            f"Of {exact.paths} paths, 2,000 draws showed: {named(forms, 'd2000', 'd')}."
+        )
+    if missed:
+        said.append(f"Below a success of {SUCCESS:.0%}: {named(missed, 'success', '.0%')}.")
+    if unsure:
+        said.append(f"Arrive, but with an agree below {UNSURE}: {named(unsure, 'agree', '.2f')}.")
+    return " ".join(said)
+
+
+def named(rows: Sequence[Row], name: str, form: str) -> str:
+    """A figure of each, by who it is of."""
+    told = [
+        f"{shown} {', '.join(format(row[name], form) for row in some)}"
+        for shown, some in by_who(rows)
+    ]
+    return "; ".join(told)
+
+
+def cost(rows: Sequence[Row], seconds: float) -> list[str]:
+    """What all of it took."""
+    longest = max(rows, key=lambda row: row["seconds"])
+    return [
+        "## Cost",
+        "",
+        f"All rows, what is measured of them and pictures took {seconds / 60:.0f} CPU-minutes, "
+        f"on two cores {seconds / 120:.0f}; the longest row {longest['seconds'] / 60:.1f}: "
+        f"{WHO[longest['who']]}, {WORLDS[longest['world']]}, seed {longest['seed']}.",
+    ]
+
+
+def table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return [*lines, *("| " + " | ".join(row) + " |" for row in body)]
