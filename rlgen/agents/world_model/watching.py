@@ -74,7 +74,9 @@ class Watched:
     ) -> None:
         seen, done = flat_space(world.observation_space).shape, world.action_space
         if seen != vision.event_shape:
-            raise ValueError(f"'world' must show {tuple(vision.event_shape)}, as V sees, got {seen}")
+            raise ValueError(
+                f"'world' must show {tuple(vision.event_shape)}, as V sees, got {seen}"
+            )
         if not isinstance(done, gymnasium.spaces.Discrete) or done.n != memory.actions:
             raise ValueError(f"'world' must have {memory.actions} discrete actions, got {done}")
         self.world, self.vision, self.memory = world, vision, memory
