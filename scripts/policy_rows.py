@@ -13,7 +13,6 @@ from rlgen.agents.anneal import Anneal
 from rlgen.envs import FourRooms, OpenWorld
 from rlgen.envs.grid import Cell
 from rlgen.envs.tabular import TabularGrid
-from rlgen.runs import Run
 from rlgen.seeding import drawing_from, mix
 
 Draw = Callable[[int, int], Tensor]  # so many policies by a seed -> their table (n, S, A)
@@ -84,16 +83,9 @@ RECIPES = {
 }  # fmt: skip
 
 
-def vfunc(
-    recipe: Recipe,
-    seed: int,
-    *,
-    run: Run | None = None,
-    progress: bool = False,
-    **changes: Any,
-) -> VFunc:
-    """The agent of a recipe, trained; `changes` are of VFunc's arguments."""
-    return untrained(recipe, seed, **changes).learn(recipe.total, run=run, progress=progress)
+def vfunc(recipe: Recipe, seed: int, **changes: Any) -> VFunc:
+    """The agent of a recipe, trained."""
+    return untrained(recipe, seed, **changes).learn(recipe.total, progress=False)
 
 
 def untrained(recipe: Recipe, seed: int, **changes: Any) -> VFunc:

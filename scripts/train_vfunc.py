@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from options import Refused, answered, check_folder, check_name, check_numbers
-from policy_rows import RECIPES, Recipe, drawing, open_world, seen, vfunc
+from policy_rows import RECIPES, Recipe, drawing, open_world, seen, untrained
 from rich.console import Console
 from rich.table import Table
 from vfunc_pictures import BETWEEN, PATHS, Known, draw_policies
@@ -96,14 +96,14 @@ def train(o: Options, console: Console) -> None:
     torch.set_num_threads(1)  # for networks this small, one is the fastest
     check(o)
     recipe = recipe_of(o)
+    names = ("task", "bound", "latent", "points", "candidates")
+    choices: dict[str, Any] = {name: getattr(o, name) for name in names}
+    agent = untrained(recipe, o.seed, encoder=o.encoder or None, **choices)
     config = {k: v for k, v in dataclasses.asdict(o).items() if k not in ("out", "steps")}
     run = Run(o.out / "run", config)
-    names = ("task", "bound", "latent", "points", "candidates", "seed")
-    choices: dict[str, Any] = {name: getattr(o, name) for name in names}
-    encoder = o.encoder or None
     console.print(f"{o.world}: {recipe.total} steps, entropy weight {recipe.entropy_weight}")
     began = time.perf_counter()
-    agent = vfunc(recipe, run=run, encoder=encoder, progress=True, **choices)
+    agent.learn(recipe.total, run=run, progress=True)
     seconds = time.perf_counter() - began
     one = recipe.world(1, o.seed)
     console.print(table_of(agent, one, f"{o.world}, {agent.total_steps} steps, {seconds:.0f} s"))

@@ -287,10 +287,8 @@ def sticks(rows: Sequence[Row], exact: Exact) -> str:
     if forms:
         said.append(
             f"The other forms have {FORMS_TOTAL:,} steps. "
-            "The difference encoder learns nothing and needs no more weight than VFunc. The other "
-            f"two learn as the policy does, here with an entropy weight of {LEARNT}: with "
-            f"{RECIPES['open5'].entropy_weight} policies became alike before an encoder could tell "
-            'them apart ("similarity", seed 0, 150,000 steps: 5 paths in 500 draws, a bound of 0). '
+            "The difference encoder learns nothing and has VFunc's weight; the other two learn as "
+            f"the policy does, with an entropy weight of {LEARNT}. "
             f"Of {exact.paths} paths, 2,000 draws showed: {named(forms, 'd2000', 'd')}."
         )
     if missed:

@@ -1,11 +1,11 @@
 """The door to distributions over policies: a mistake is one line, a run a table and a picture."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-Call = Callable[..., tuple[int, str, str]]
+from tests.doors import Call, refusal
+
 SCRIPT = "train_vfunc"  # that `call` calls
 TINY = ("--steps", "2048", "--candidates", "8", "--points", "4", "--latent", "2")
 
@@ -39,10 +39,11 @@ def test_help_shows_every_option_with_its_default(call: Call) -> None:
         (("--steps", "many"), "many"),
     ],
 )
-def test_a_mistake_is_one_line(call: Call, arguments: tuple[str, ...], named: str) -> None:
-    code, _, err = call(*arguments)
-    assert code == 2
-    assert err.startswith("train_vfunc.py: ") and err.count("\n") == 1
+def test_a_mistake_is_one_line_and_starts_nothing(
+    call: Call, tmp_path: Path, arguments: tuple[str, ...], named: str
+) -> None:
+    err = refusal(call, tmp_path, *arguments)
+    assert err.startswith("train_vfunc.py: ")
     assert named in err
 
 
