@@ -95,6 +95,19 @@ def untrained(recipe: Recipe, seed: int, **changes: Any) -> VFunc:
     return VFunc(recipe.world(recipe.copies, seed), seed=seed, **arguments)
 
 
+def lasting(recipe: Recipe, total: int) -> Recipe:
+    """The same in `total` steps; what falls along training falls as much faster or slower."""
+
+    def scaled(setting: Any) -> Any:
+        if not isinstance(setting, Anneal):
+            return setting
+        steps = max(1, round(setting.steps * total / recipe.total))
+        return Anneal(setting.start, setting.end, steps=steps, geometric=setting.geometric)
+
+    noise, entropy = scaled(recipe.noise), scaled(recipe.action_entropy)
+    return dataclasses.replace(recipe, total=total, noise=noise, action_entropy=entropy)
+
+
 def action_entropy(recipe: Recipe, seed: int) -> tuple[VFunc, float]:
     """VFunc's network without its bound, each step's own entropy instead; and its weight.
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from options import Refused, answered, check_folder, check_name, check_numbers
-from policy_rows import RECIPES, Recipe, drawing, open_world, seen, untrained
+from policy_rows import RECIPES, Recipe, drawing, lasting, open_world, seen, untrained
 from rich.console import Console
 from rich.table import Table
 from vfunc_pictures import BETWEEN, PATHS, Known, draw_policies
@@ -28,6 +28,9 @@ from rlgen.agents import policy_measures as pm
 from rlgen.envs import FourRooms
 from rlgen.envs.tabular import TabularGrid
 from rlgen.runs import Run
+
+FREE = ("out", "steps", "closed")  # a run may move, go on for longer, and be looked at anew
+TRIED = 500  # policies, where a cell is closed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +48,7 @@ class Options:
         latent: numbers of z.
         points: visited states at which policies are compared.
         candidates: z at each gradient step.
+        closed: row and column of a cell that is closed after training, to see who still arrives.
         seed: of everything random.
         out: the folder of the run and its picture.
     """
@@ -59,6 +63,7 @@ class Options:
     latent: int = 16
     points: int = 16
     candidates: int = 128
+    closed: tuple[int, int] | None = None
     seed: int = 0
     out: Path = Path("runs/vfunc")
 
@@ -74,8 +79,8 @@ def recipe_of(o: Options) -> Recipe:
     if o.task == "reinforce":
         settings.pop("minibatch", None)
     weight = recipe.entropy_weight if o.entropy_weight < 0.0 else o.entropy_weight
-    total = o.steps or recipe.total
-    return dataclasses.replace(recipe, settings=settings, entropy_weight=weight, total=total)
+    recipe = dataclasses.replace(recipe, settings=settings, entropy_weight=weight)
+    return lasting(recipe, o.steps or recipe.total)
 
 
 def check(o: Options) -> None:
@@ -89,6 +94,8 @@ def check(o: Options) -> None:
     check_numbers(*((name, getattr(o, name), low) for name, low in least.items()))
     if not o.entropy_weight < math.inf:
         raise Refused(f"--entropy-weight must be finite, got {o.entropy_weight}")
+    if o.closed is not None:
+        recipe_of(o).world(1, 0).blocked(o.closed)
     check_folder(o.out)
 
 
@@ -99,14 +106,19 @@ def train(o: Options, console: Console) -> None:
     names = ("task", "bound", "latent", "points", "candidates")
     choices: dict[str, Any] = {name: getattr(o, name) for name in names}
     agent = untrained(recipe, o.seed, encoder=o.encoder or None, **choices)
-    config = {k: v for k, v in dataclasses.asdict(o).items() if k not in ("out", "steps")}
+    config = {k: v for k, v in dataclasses.asdict(o).items() if k not in FREE}
     run = Run(o.out / "run", config)
     console.print(f"{o.world}: {recipe.total} steps, entropy weight {recipe.entropy_weight}")
     began = time.perf_counter()
     agent.learn(recipe.total, run=run, progress=True)
     seconds = time.perf_counter() - began
     one = recipe.world(1, o.seed)
-    console.print(table_of(agent, one, f"{o.world}, {agent.total_steps} steps, {seconds:.0f} s"))
+    table = table_of(agent, one, f"{o.world}, {agent.total_steps} steps, {seconds:.0f} s")
+    if o.closed is not None:
+        blocked = recipe.world(TRIED, o.seed).blocked(o.closed)
+        fit = len(agent.sample_policies(TRIED, generator=2).arriving(blocked))
+        table.add_row(f"of {TRIED} policies, arrive with {o.closed} closed", f"{fit}")
+    console.print(table)
     console.print(f"Picture: {drawn(o, agent, one, run)}   Run: {o.out}", soft_wrap=True)
 
 

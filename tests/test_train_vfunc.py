@@ -37,6 +37,8 @@ def test_help_shows_every_option_with_its_default(call: Call) -> None:
         (("--entropy-weight", "inf"), "must be finite"),
         (("--bound", "maxent", "--encoder", "likelihood"), "must give a distribution over z"),
         (("--steps", "many"), "many"),
+        (("--closed", "9", "9"), "cells"),
+        (("--closed", "0", "0"), "start"),
     ],
 )
 def test_a_mistake_is_one_line_and_starts_nothing(
@@ -66,6 +68,13 @@ def test_a_run_is_a_table_a_picture_and_a_folder(call: Call, more: tuple[str, ..
     assert (found["routes"] == "-") == ("FourRooms" not in more)
     assert Path("runs/vfunc/policies.png").stat().st_size > 10_000
     assert Path("runs/vfunc/run/metrics.jsonl").is_file()
+
+
+def test_a_cell_can_be_closed_afterwards(call: Call) -> None:
+    assert call(*TINY, "--size", "3")[0] == 0
+    code, out, err = call(*TINY, "--size", "3", "--closed", "1", "1")  # of the same run
+    assert (code, err) == (0, "")
+    assert 0 <= int(values(out)["of 500 policies, arrive with (1, 1) closed"]) <= 500
 
 
 def test_called_again_it_goes_on_and_other_options_are_refused(call: Call) -> None:
