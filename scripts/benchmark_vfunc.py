@@ -46,6 +46,7 @@ NOTES = Notes("vfunc")
 PICTURES = Path("docs/results")
 CHECKPOINTS = 16  # of the information, along training
 CLOSE = 8192  # candidates of the bounds from both sides
+SETS = 16  # of states, that all bounds are taken at
 app = tyro.extras.SubcommandApp()
 
 
@@ -71,8 +72,8 @@ def measure(
                 found["closed"] = adapted(one, draw, recipe.closed)
             else:
                 found["closed"] = played(agent, recipe, seed)
-                found["bound"] = agent.information_bound()
-                found["between"] = agent.information_between(CLOSE, 8)
+                found["bound"] = agent.information_bound(SETS)
+                found["between"] = agent.information_between(CLOSE, SETS)
             more["looked"] = time.process_time() - began
             NOTES.add("row", world=world, who=name, seed=seed, **found, **more)
 
@@ -120,8 +121,8 @@ def watched(recipe: Recipe, seed: int) -> tuple[VFunc, Known]:
 
     def look(steps: int, metrics: dict[str, float]) -> None:
         if steps * CHECKPOINTS >= len(known.between) * recipe.total:
-            known.bound.append((steps, agent.information_bound()))
-            known.between.append((steps, *agent.information_between(CLOSE)))
+            known.bound.append((steps, agent.information_bound(SETS)))
+            known.between.append((steps, *agent.information_between(CLOSE, SETS)))
 
     return agent.learn(recipe.total, progress=False, callback=look), known
 

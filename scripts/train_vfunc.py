@@ -125,7 +125,7 @@ def train(o: Options, console: Console) -> None:
 def table_of(agent: VFunc, world: TabularGrid, title: str) -> Table:
     found = seen(world, drawing(agent, world))
     routes = " ".join(f"{share:.0%}" for share in found["routes"])
-    between = agent.information_between(draws=8)
+    bound, between = agent.information_bound(16), agent.information_between(draws=16)
     paths = world.shortest_paths()
     shown = {
         "greedy paths that arrive": f"{found['success']:.1%}",
@@ -136,7 +136,7 @@ def table_of(agent: VFunc, world: TabularGrid, title: str) -> Table:
         "agree: a sampled episode follows its greedy path": f"{found['agree']:.2f}",
         "entropy of a sampled path given z, nats": f"{found['given']:.2f}",
         "routes": routes if isinstance(world, FourRooms) else "-",
-        "bound of the information of z and policy, nats": f"{agent.information_bound():.2f}",
+        "bound of the information of z and policy, nats": f"{bound:.2f}",
         "that information, from both sides": " to ".join(f"{side:.2f}" for side in between),
     }
     table = Table(title=title, show_header=False)

@@ -241,8 +241,10 @@ class VFunc(Learner):
             draws: sets of states.
             seed: of states, z and noise.
         """
-        with drawing_from(mix(seed, 4)):
-            known = [self.variety.information().mean() for _ in range(draws)]
+        known = []
+        for k in range(draws):
+            with drawing_from(mix(seed, 4, k)):
+                known.append(self.variety.information().mean())
         return float(torch.stack(known).mean())
 
     def information_between(
@@ -252,11 +254,13 @@ class VFunc(Learner):
 
         Args:
             candidates: K; with more of them the bounds are closer.
-            draws: sets of states, each for 128 functions.
+            draws: sets of states, each for 128 functions; `information_bound` has the same ones.
             seed: of states, z and noise.
         """
-        with drawing_from(mix(seed, 5)):
-            found = [self.variety.between(candidates, min(candidates, 128)) for _ in range(draws)]
+        found = []
+        for k in range(draws):
+            with drawing_from(mix(seed, 4, k)):
+                found.append(self.variety.between(candidates, min(candidates, 128)))
         return Between(*torch.tensor(found).mean(0).tolist())
 
     def entropy_bound(self, draws: int = 64, *, seed: int = 2**20) -> float:
