@@ -62,7 +62,7 @@ def windows(density: str, batch: int = 4, steps: int = 6, seed: int = 0) -> Wind
         torch.randint(3, (batch, steps), generator=generator),
         torch.randn(batch, steps, generator=generator, dtype=torch.float64),
         torch.rand(batch, steps, generator=generator) < 0.3,
-        torch.ones(batch, steps, dtype=torch.float64),
+        *torch.ones(2, batch, steps, dtype=torch.float64),
     )
 
 
@@ -218,7 +218,7 @@ def test_the_loss_is_nats_a_step_and_padding_has_no_weight(density: str) -> None
     weight = w.weight.clone()
     weight[1, 4:] = 0
     weight[2, 1:] = 0
-    padded = w._replace(weight=weight)
+    padded = w._replace(weight=weight, fair=weight)
     other = windows(density, seed=5)
     kept = weight.bool()
     z = w.z.clone()
@@ -228,6 +228,7 @@ def test_the_loss_is_nats_a_step_and_padding_has_no_weight(density: str) -> None
         torch.where(kept, w.action, other.action),
         torch.where(kept, w.reward, 1e3),
         torch.where(kept, w.terminated, ~w.terminated),
+        weight,
         weight,
     )
     loss = memory.loss(*padded.pair())
@@ -374,7 +375,7 @@ def test_errors_are_clear() -> None:
     with pytest.raises(ValueError, match="width"):
         GRU(0)
     memory, w = memory_of("MADE"), windows("MADE")
-    (z_next, reward, end), (z, action, weight) = w.pair()
+    (z_next, reward, end), (z, action, weight, _) = w.pair()
     for told, given in [
         ((z_next[..., :1], reward, end), (z, action, weight)),
         ((z_next, reward[:, 1:], end), (z, action, weight)),

@@ -66,7 +66,7 @@ def test_the_action_at_a_time_leads_from_its_latent_to_the_next_one(
     latents, owner = known()
     w = latents.windows(500, length, ends=ends)
     check(w, owner)
-    (z_next, reward, end), (z, action, weight) = w.pair()
+    (z_next, reward, end), (z, action, weight, _) = w.pair()
     assert torch.equal(z_next, w.z[:, 1:]) and torch.equal(z, w.z[:, :-1])
     for pair, part in zip(
         (reward, end, action, weight), (*w[2:4], w.action, w.weight), strict=True
@@ -83,14 +83,35 @@ def test_padded_rows_are_the_whole_episodes() -> None:
     assert torch.equal(w.z[:, 0, 0], (owner[:, None] < torch.arange(8)).sum(0))
 
 
-def test_every_step_is_met_and_the_last_ones_no_less() -> None:
-    """Also goals: the step that ends an episode is in many windows, even without asking for it."""
+@pytest.mark.parametrize("ends", [0.0, 0.25, 0.6])
+@pytest.mark.parametrize("length", [1, 4, 16])
+def test_every_step_counts_the_same_for_what_comes_next(length: int, ends: float) -> None:
+    """The first and the last steps of an episode too, and those that are met more often."""
     latents, owner = known()
-    for length in (1, 4, 16):
-        w = latents.windows(8000, length, ends=0.0)
-        met = w.z[:, :-1, 0][w.weight.bool()].bincount(minlength=len(owner))
-        goes_on = torch.cat([owner[1:] == owner[:-1], torch.tensor([False])])
-        assert (met[goes_on] > 0).all() and (met[~goes_on] == 0).all()
+    w = latents.windows(80_000, length, ends=ends)
+    step = w.z[:, :-1, 0]
+    counted = torch.zeros(len(owner)).index_add_(0, step.flatten(), w.fair.flatten())
+    goes_on = torch.cat([owner[1:] == owner[:-1], torch.tensor([False])])
+    assert (counted[~goes_on] == 0).all()
+    counted = counted[goes_on] / counted[goes_on].mean()
+    torch.testing.assert_close(counted, torch.ones_like(counted), rtol=0, atol=0.2)
+    assert float(w.fair.sum() / w.weight.sum()) == pytest.approx(1.0, abs=0.02)
+    if not ends:
+        torch.testing.assert_close(w.fair, w.weight)
+
+
+def test_luck_is_as_rare_as_it_is() -> None:
+    """Where chance decides what ends an episode, a memory of one step foresees no more of it."""
+    coin = torch.tensor([0.0, 1.0, 2.0])[:, None]  # nothing yet, no luck, luck, which ends it
+    lucky, unlucky = (
+        Trajectory(coin[[0, k]], torch.zeros(1).long(), k == 2, k == 1, torch.zeros(1))
+        for k in (2, 1)
+    )
+    data = Demonstrations((*[lucky] * 2, *[unlucky] * 18))
+    w = Latents.of(data, exact_vision(coin)).windows(20_000, 1, ends=0.5)
+    met = (w.z[:, 1, 0] == 2).double()
+    assert float(met.mean()) == pytest.approx(0.55, abs=0.02)
+    assert float((met * w.fair[:, 0]).mean()) == pytest.approx(0.1, abs=0.01)
 
 
 @pytest.mark.parametrize("ends", [0.0, 0.25, 0.6, 1.0])

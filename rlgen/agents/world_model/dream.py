@@ -29,7 +29,8 @@ class Dream(TensorWorld[Dreamt]):
     """Episodes out of V and M alone: M draws the next latent, the reward and the end.
 
     What is observed is the latent's features and M's summary of the past, as `Watched` shows of a
-    real world: an agent that learnt here acts there.
+    real world: an agent that learnt here acts there. A seed repeats a whole dream, with all its
+    copies; a copy's own seed only says where it begins.
 
     Args:
         vision: V.

@@ -55,33 +55,60 @@ class Latents:
         return mean if self.noise is None else mean + self.noise[index] * torch.randn_like(mean)
 
     def windows(self, count: int, length: int, ends: float = 0.25) -> Windows:
-        """Random pieces of episodes; where one is shorter than `length`, what is left has weight 0.
+        """Random pieces of episodes, that meet every step equally often but for those near `ends`.
+
+        Pieces reach over both edges of an episode; what lies beyond has weight 0.
 
         Args:
             count: how many.
             length: steps of each.
             ends: the share of them that are the last steps of an episode that terminated, if there
-                is one. Ends are rare, and a memory that hardly sees them never foresees them.
+                is one. Ends are rare, and a memory that hardly sees them never foresees them; but
+                where chance decides, more ends are more luck, so latents are weighted back.
         """
         if length < 1:
             raise ValueError(f"the length of a 'window' must be positive, got {length}")
         if not 0.0 <= ends <= 1.0:
             raise ValueError(f"'ends' must be a share, from 0 to 1, got {ends}")
-        episode = torch.multinomial(self.steps.to(torch.float32), count, replacement=True)
-        latest = (self.steps - length).clamp_min(0)
-        begin = (torch.rand(count, device=episode.device) * (latest[episode] + 1)).long()
-        ended = self.terminated[self.first + self.steps - 1].nonzero().squeeze(1)
+        spans = self.steps + length - 1
+        episode = torch.multinomial(spans.to(torch.float32), count, replacement=True)
+        last = (torch.rand(count, device=episode.device) * spans[episode]).long()
+        ended = self._ended.nonzero().squeeze(1)
         some = round(ends * count) if len(ended) else 0
         if some:
-            chosen = ended[torch.randint(len(ended), (some,), device=episode.device)]
-            episode[:some], begin[:some] = chosen, latest[chosen]
+            episode[:some] = ended[torch.randint(len(ended), (some,), device=episode.device)]
+            last[:some] = self.steps[episode[:some]] - 1
+        begin = (last - length + 1).clamp_min(0)
         offset = begin[:, None] + torch.arange(length + 1, device=episode.device)
-        weight = (offset[:, :-1] < self.steps[episode, None]).to(torch.float32)
-        index = self.first[episode, None] + offset.minimum(self.steps[episode, None])
+        steps = self.steps[episode, None]
+        weight = (offset[:, :-1] < steps.minimum(last[:, None] + 1)).to(torch.float32)
+        index = self.first[episode, None] + offset.minimum(steps)
         here = index[:, :-1]
-        return Windows(
-            self.draw(index), self.action[here], self.reward[here], self.terminated[here], weight
-        )
+        fair = weight * self._fair(length, some / count)[here]
+        parts = self.action[here], self.reward[here], self.terminated[here]
+        return Windows(self.draw(index), *parts, weight, fair)
+
+    @property
+    def _ended(self) -> Tensor:
+        """Which episodes terminated, (episodes,)."""
+        return self.terminated[self.first + self.steps - 1]
+
+    def _fair(self, length: int, ends: float) -> Tensor:
+        """What undoes how often `windows` meets each step, with a mean of 1 over what it meets.
+
+        A step is in `length` of all pieces, and in the last one if its episode terminated soon.
+        """
+        total, spans = self.steps.sum(), (self.steps + length - 1).sum()
+        rate = torch.full_like(self.reward, (1.0 - ends) * length / float(spans))
+        if ends:
+            ended = self._ended
+            left = (self.first + self.steps).repeat_interleave(self.steps + 1)
+            left = left - torch.arange(len(rate), device=rate.device)  # steps to the end, of each
+            soon = ended.repeat_interleave(self.steps + 1) & (left <= length) & (left > 0)
+            rate = rate + soon * (ends / ended.sum())
+        steps = torch.ones_like(rate)
+        steps[self.first + self.steps] = 0.0  # no step begins in an episode's last latent
+        return (steps * rate).sum() / (total * rate)
 
     def padded(self) -> Windows:
         """All episodes whole, each in a row as long as the longest; latents without noise."""
@@ -90,7 +117,12 @@ class Latents:
         index = self.first[:, None] + offset.minimum(self.steps[:, None])
         here = index[:, :-1]
         return Windows(
-            self.mean[index], self.action[here], self.reward[here], self.terminated[here], weight
+            self.mean[index],
+            self.action[here],
+            self.reward[here],
+            self.terminated[here],
+            weight,
+            weight,
         )
 
     @torch.no_grad()

@@ -33,6 +33,7 @@ class Windows(NamedTuple):
         reward: with shape (B, T).
         terminated: with shape (B, T).
         weight: 1 for a step and 0 for what only fills up the row, (B, T).
+        fair: weights of the latents, which undo that some steps are met more often, (B, T).
     """
 
     z: Tensor
@@ -40,11 +41,12 @@ class Windows(NamedTuple):
     reward: Tensor
     terminated: Tensor
     weight: Tensor
+    fair: Tensor
 
     def pair(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """(x, context): what is to be told, and from what."""
         told = (self.z[:, 1:], self.reward, self.terminated)
-        return told, (self.z[:, :-1], self.action, self.weight)
+        return told, (self.z[:, :-1], self.action, self.weight, self.fair)
 
 
 class Foreseen(NamedTuple):
@@ -70,7 +72,8 @@ class Memory(GenerativeModel):
         actions: how many there are.
         recurrence: `GRU` or `Attention`; None takes a GRU as wide as the density's context.
         reward_scale: the least deviation that rewards are taken to have; how much more is learnt.
-            Means below it count as 0.
+            Dreamed rewards whose mean is smaller than it are 0, so it must lie well below the least
+            reward, or cost, that counts.
         hidden: width of the layer before reward and end.
 
     Example:
@@ -131,6 +134,7 @@ class Memory(GenerativeModel):
         width: int = 64,
         components: int = 5,
         recurrence: Recurrence | None = None,
+        reward_scale: float = 0.05,
     ) -> "Memory":
         """The memory for tokens (`symbols` of them), or the paper's mixture of normals."""
         if recurrence is not None:
@@ -143,7 +147,7 @@ class Memory(GenerativeModel):
         else:
             head = heads.Categorical(symbols)
             density = MADE(latent, head=head, hidden=(width,), context_shape=width)
-        return cls(density, actions=actions, recurrence=recurrence)
+        return cls(density, actions=actions, recurrence=recurrence, reward_scale=reward_scale)
 
     @property
     def summary_size(self) -> int:
@@ -166,7 +170,8 @@ class Memory(GenerativeModel):
     def foresee(self, state: Tensor) -> Foreseen:
         """What follows: one draw for each row of `state`.
 
-        The reward is its mean, and 0 where M cannot tell it from that: agents would live on crumbs.
+        The reward is its mean, and 0 where that is less than `reward_scale`: no mean is quite 0,
+        and agents would live on the crumbs.
         """
         h = self.summary(state)
         with unchecked(), evaluating(self.density):
@@ -226,11 +231,16 @@ class Memory(GenerativeModel):
         return latent, rewarded, ended
 
     def loss(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """Nats per step of each row: x and context are the two parts of `Windows.pair`."""
+        """Nats per step of each row: x and context are the two parts of `Windows.pair`.
+
+        Which ends are met more often changes nothing of p(z'|h), whose steps are weighted back, and
+        nothing of p(r|h, z') and p(end|h, z') where the latent says what they are.
+        """
         told, given = tuple(x), tuple(context or ())
-        total = torch.stack(self.log_probs(told, given)).sum(0)
-        weight = given[2]
-        nats: Tensor = -(weight * total).sum(1) * len(weight) / weight.sum()
+        latent, reward, end = self.log_probs(told, given)
+        weight, fair = given[2], given[-1]
+        total = fair * latent + weight * (reward + end)
+        nats: Tensor = -total.sum(1) * len(weight) / weight.sum()
         return nats
 
     def states(self, z: Tensor, action: Tensor) -> Tensor:

@@ -89,6 +89,7 @@ class WorldModel(Configurable, nn.Module):
         size: int = 16,
         width: int = 64,
         recurrence: Recurrence | None = None,
+        reward_scale: float = 0.05,
         remembering: bool = True,
     ) -> Self:
         """The world model for a world's spaces.
@@ -101,6 +102,7 @@ class WorldModel(Configurable, nn.Module):
             size: of a token's vector, or numbers in a latent.
             width: of M's summary.
             recurrence: of M; None takes a `GRU`.
+            reward_scale: dreamed rewards, and costs, that are smaller than this are 0.
             remembering: whether agents see M's summary beside the latent.
         """
         if not isinstance(world.action_space, gymnasium.spaces.Discrete):
@@ -113,6 +115,7 @@ class WorldModel(Configurable, nn.Module):
             symbols=vision.symbols,
             width=width,
             recurrence=recurrence,
+            reward_scale=reward_scale,
         )
         return cls(vision, memory, remembering=remembering).to(world.device)
 
@@ -156,8 +159,8 @@ class WorldModel(Configurable, nn.Module):
             window: steps of a window. M remembers nothing before one, so where the past matters
                 they should be long. It learns from long windows faster after short ones: call this
                 with a window of 1, and again with `vision_steps=0` and longer ones.
-            ends: share of the windows that end where an episode terminated; of windows of one step
-                these are that share of all steps, and 0 leaves them as rare as they are.
+            ends: share of the windows that end where an episode terminated, so that rare ends are
+                learnt; what comes next is as likely as it is without them.
             lr: of M's first step; it falls to nothing.
             seed: of order and noise.
             callback: called as callback("V" or "M", step, losses); a true result stops that part.
@@ -278,8 +281,11 @@ class WorldModel(Configurable, nn.Module):
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write V, M and the episodes to a checkpoint in `folder`."""
         checkpoint.save(self, folder)
+        episodes = os.path.join(folder, "episodes.npz")
         if self.data is not None:
-            self.data.save(os.path.join(folder, "episodes.npz"))
+            self.data.save(episodes)
+        elif os.path.exists(episodes):
+            os.remove(episodes)  # another model's
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Self:
@@ -295,6 +301,8 @@ class WorldModel(Configurable, nn.Module):
     def _data(self) -> Demonstrations:
         if self.data is None:
             raise ValueError("there are no episodes yet: call 'collect' first")
+        if next(iter(self.data)).obs.device != self.vision.mean.device:
+            self.data = self.data.to(self.vision.mean.device)
         return self.data
 
 

@@ -45,8 +45,8 @@ class Vision(Configurable, nn.Module):
     The model sees each number of an observation standardised, and those that never change as 0.
     That is not the plain likelihood of the pixels, and on grids it must not be: the place of one
     small figure costs a few nats to encode and gains hardly more, so the exact bound leaves it out.
-    Where the model has a codebook the latent is its codes, and else what `encode` gives, brought to
-    unit variance.
+    Where the model has a codebook the latent is its codes, and else what `encode` gives, with draws
+    of unit variance.
 
     Args:
         event_shape: of one observation.
@@ -253,6 +253,9 @@ class Vision(Configurable, nn.Module):
             return
         self.latent_mean.zero_()
         self.latent_deviation.fill_(1.0)
-        latents, _ = self.posterior(obs)
-        self.latent_mean.copy_(latents.mean(0))
-        self.latent_deviation.copy_(latents.std(0, correction=0).clamp_min(1e-3))
+        means, noise = self.posterior(obs)
+        assert noise is not None
+        self.latent_mean.copy_(means.mean(0))
+        # of draws: the mean of a number that the encoder leaves unused hardly moves
+        variance = means.var(0, correction=0) + noise.square().mean(0)
+        self.latent_deviation.copy_(variance.sqrt().clamp_min(1e-3))
