@@ -335,3 +335,17 @@ def test_a_blocked_cell_is_never_entered_and_nothing_else_changes() -> None:
         world.blocked((0, 1), (1, 0))
     with pytest.raises(ValueError, match="drawn anew"):
         OpenWorld(1).blocked((0, 1))
+
+
+def test_a_blocked_world_begins_where_the_world_began() -> None:
+    """With the same slips, whatever has happened since."""
+    settings = {"size": 4, "start": (0, 0), "slip": 0.4, "max_steps": 20}
+    world, other = (OpenWorld(64, seed=3, **settings) for _ in range(2))  # type: ignore[arg-type]
+    other.reset()
+    actions = torch.randint(4, (30, 64), generator=torch.Generator().manual_seed(0))
+    for action in actions:
+        other.step(action)
+    other.reset()
+    one, two = world.blocked((1, 1)), other.blocked((1, 1))
+    for action in actions:
+        assert torch.equal(one.step(action).obs, two.step(action).obs)

@@ -167,6 +167,8 @@ class TabularGrid(TensorWorld[Walk]):
             raise ValueError("'cells' must be neither the start nor the goal")
         made._check_task()
         made._place_moves()
+        if made._keys is not None:  # its streams of randomness begin anew, too
+            made._episode = torch.full_like(made._episode, -1)
         made.reset()
         return made
 
