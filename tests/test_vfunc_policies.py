@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import pytest
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from rlgen.agents import PPO, REINFORCE, ActorCritic, VFunc, planning
 from rlgen.agents import policy_measures as pm
 from rlgen.agents.anneal import Anneal
 from rlgen.agents.latent import Latent, LatentPolicy
-from rlgen.agents.variety import Replay, SquaredDistance, Variety
+from rlgen.agents.variety import PolicyFunction, Replay, SquaredDistance, Variety
 from rlgen.envs import FourRooms, OpenWorld
 from rlgen.generative import NonFiniteLoss, functions, heads
 from rlgen.generative.functions import StandardNormal, UniformSymbols
@@ -43,7 +44,8 @@ def toy(**kwargs: Any) -> tuple[Variety, LatentPolicy]:
     )
     torch.nn.init.normal_(policy.net.mlp[-1].weight, std=0.5)
     kwargs = {"bound": "discretise", "encoder": None, "points": 1, "noise": NOISE, **kwargs}
-    return Variety(policy, prior, replay=Replay(3, torch.eye(3)), **kwargs), policy
+    function = PolicyFunction(policy, prior, gymnasium.spaces.Discrete(2))
+    return Variety(function, replay=Replay(3, torch.eye(3)), **kwargs), policy
 
 
 def exact_information(policy: LatentPolicy) -> Tensor:
@@ -134,6 +136,27 @@ def test_squared_distances_score_as_the_likelihood_does_but_for_a_constant() -> 
         known = likelihood(f, points, function, candidates)
         apart = (ours - known).detach()
         torch.testing.assert_close(apart, apart[:1, :1].expand_as(apart), rtol=1e-4, atol=1e-4)
+
+
+def test_what_differs_beyond_the_bounds_of_actions_tells_nothing() -> None:
+    prior = StandardNormal(2)
+    policy = LatentPolicy((2,), head=heads.Normal(), context_shape=(5,), width=2, hidden=(8,))
+    last = policy.net.mlp[-1]
+    torch.nn.init.normal_(last.weight)
+    function = PolicyFunction(policy, prior, gymnasium.spaces.Box(-1.0, 1.0, (2,)))
+    variety = Variety(
+        function, bound="discretise", encoder=None, points=1, candidates=16, noise=0.1,
+        replay=Replay(3, torch.eye(3)),
+    )  # fmt: skip
+    torch.manual_seed(0)
+    z, points = prior.distribution().sample(torch.Size([16])), torch.eye(3).expand(16, 3, 3)
+    assert float(function(z, points).detach().std(0).min()) > 0.0
+    assert float(variety.information().detach().mean()) > 1.0
+    last.bias.data.fill_(100.0)
+    means = policy.head(policy.outputs(points, prior.features(z)), (2,)).mean
+    assert float(means.detach().std(0).min()) > 0.0 and float(means.detach().min()) > 1.0
+    assert torch.equal(function(z, points), torch.ones(16, 3, 2))
+    assert float(variety.information().detach().abs().max()) < 1e-5
 
 
 @pytest.mark.parametrize("task", [PPO, REINFORCE])
@@ -232,12 +255,46 @@ def test_it_learns_saves_and_goes_on_the_same(kwargs: dict[str, Any], tmp_path: 
     agent = small(**kwargs).learn(2 * 64, progress=False)
     agent.save(tmp_path / "agent")
     again = VFunc.load(tmp_path / "agent", open_world())
+    assert noise_of(agent) == noise_of(again)
+    assert agent.information_bound(2) == again.information_bound(2)
     for one in (agent, again):
         metrics = one.iterate()
         assert math.isfinite(metrics["vfunc/information"])
     ours, theirs = agent.model.state_dict(), again.model.state_dict()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert agent.information_bound(4) == again.information_bound(4)
+
+
+def noise_of(agent: VFunc) -> tuple[float, ...]:
+    """All that may change along training, as numbers."""
+    functions, encoder = agent.variety.functions, agent.variety.encoder
+    assert isinstance(functions.head, heads.FixedNormal)
+    scale = encoder.scale if isinstance(encoder, SquaredDistance) else 0.0
+    return functions.head.scale, scale, functions.noise_entropy, agent.task.entropy_weight
+
+
+def test_what_is_annealed_follows_the_steps_that_were_taken() -> None:
+    """From the first step to the last, everywhere that it is used."""
+    fall = Anneal(1.0, 0.25, steps=256, geometric=True)
+    agent = small(noise=fall, action_entropy=Anneal(0.2, 0.0, steps=128))
+    numbers = math.prod(agent.variety.functions.event_shape)
+    for steps, scale, weight in ((0, 1.0, 0.2), (64, 0.5**0.5, 0.1), (256, 0.25, 0.0)):
+        while agent.total_steps < steps:
+            agent.iterate()
+        entropy = numbers * (0.5 * math.log(2.0 * math.pi * math.e) + math.log(scale))
+        assert agent.total_steps == steps
+        assert noise_of(agent) == pytest.approx((scale, scale, entropy, weight))
+
+
+def test_z_owes_nothing_to_the_noise_of_the_learner() -> None:
+    """Of whom each iteration draws with a seed of the agent's seed and its number."""
+    for seed in range(3):
+        world = Latent(open_world(), StandardNormal(3), seed=seed)
+        drawn = [world.z, *(world.reset()[:, -3:] for _ in range(8))]
+        for iteration in range(12):
+            with drawing_from(mix(seed, iteration)):
+                noise = torch.randn(8, 3)
+            assert all(not torch.equal(z, noise) for z in drawn)
 
 
 def test_an_encoder_that_learns_does_so_with_the_policy() -> None:
@@ -331,7 +388,10 @@ def test_pictures_are_seen_flat() -> None:
         ),
         ({"candidates": 1}, "'candidates' must be at least 2, got 1"),
         ({"points": 0}, "'points' must be positive, got 0"),
-        ({"noise": 0.0}, "must be positive, got 0.0"),
+        *(
+            ({"noise": noise}, "'noise' must be positive and finite, got")
+            for noise in (0.0, math.nan, math.inf, Anneal(0.5, 0.0, steps=9))
+        ),
         ({"capacity": 0}, "'capacity' must be positive, got 0"),
         ({"settings": {"seed": 1}}, "'settings' must not hold seed"),
     ],

@@ -1,5 +1,7 @@
 """Settings that change while an agent learns."""
 
+import math
+
 from rlgen.checkpoint import Configurable
 
 
@@ -22,8 +24,10 @@ class Anneal(Configurable):
     def __init__(self, start: float, end: float, *, steps: int, geometric: bool = False) -> None:
         if steps < 1:
             raise ValueError(f"'steps' must be positive, got {steps}")
-        if min(start, end) < 0.0:
-            raise ValueError(f"'start' and 'end' must not be negative, got {start} and {end}")
+        if not (0.0 <= start < math.inf and 0.0 <= end < math.inf):
+            raise ValueError(
+                f"'start' and 'end' must be at least 0 and finite, got {start} and {end}"
+            )
         if geometric and min(start, end) == 0.0:
             raise ValueError(f"no factors lead to or from 0, got {start} and {end}")
         self.start, self.end, self.steps, self.geometric = start, end, steps, geometric
@@ -35,8 +39,3 @@ class Anneal(Configurable):
             value: float = self.start * (self.end / self.start) ** share
             return value
         return self.start + (self.end - self.start) * share
-
-
-def at(setting: float | Anneal, step: int) -> float:
-    """The value of a setting that may change."""
-    return setting(step) if isinstance(setting, Anneal) else setting

@@ -11,7 +11,7 @@ from rlgen.agents.flat_world import flattened
 from rlgen.agents.standardised import features_of
 from rlgen.checkpoint import Stateful
 from rlgen.envs.world import Step, World
-from rlgen.seeding import mix
+from rlgen.seeding import drawing_from, mix
 
 
 class Told(ABC):
@@ -32,7 +32,10 @@ class Told(ABC):
 
     def __init__(self, world: World, seed: int) -> None:
         self.world, self.seed = flattened(world), seed
-        self.features = features_of(self.world.observation_space)
+        with drawing_from(0):  # only the scale of what is seen is used, and no weights
+            self.features = features_of(self.world.observation_space)
+        self.features.convolutions = None
+        self.features.to(world.device)
         self.action_space = world.action_space
         self.observation_space = self._space()
         self.draws = 0
@@ -83,7 +86,8 @@ class Told(ABC):
 
     def _next(self) -> Tensor:
         self.draws += 1
-        return self._draw(mix(self.seed, self.draws))
+        # a learner of the same seed counts its iterations; this is another stream
+        return self._draw(mix(self.seed, 7, self.draws))
 
     def _state(self) -> dict[str, Any]:
         assert isinstance(self.world, Stateful)

@@ -7,11 +7,13 @@ actions, under noise of a fixed amount.
 import math
 from typing import Any, Literal, NamedTuple, get_args
 
+import gymnasium
 import torch
 from torch import Tensor, nn
 from torch.distributions import Categorical
 
-from rlgen.agents.anneal import Anneal, at
+from rlgen.agents.actions import within_bounds
+from rlgen.agents.anneal import Anneal
 from rlgen.agents.latent import LatentPolicy
 from rlgen.generative import VFunc as FunctionModel
 from rlgen.generative.functions import (
@@ -35,8 +37,7 @@ class Variety:
     """The bound on I(f; z) for policies pi_z, on states that were visited lately.
 
     Args:
-        policy: pi_z.
-        prior: p(z).
+        function: what pi_z does.
         bound: "discretise" or "maxent".
         encoder: how functions are compared; None takes the usual one of the bound.
         points: m.
@@ -47,8 +48,7 @@ class Variety:
 
     def __init__(
         self,
-        policy: LatentPolicy,
-        prior: Prior,
+        function: "PolicyFunction",
         *,
         bound: Bound,
         encoder: Encoder | None,
@@ -57,6 +57,7 @@ class Variety:
         noise: float | Anneal,
         replay: "Replay",
     ) -> None:
+        prior = function.prior
         if encoder is None:
             listed = bound == "discretise" or prior.symbols is not None
             encoder = "likelihood" if listed else "difference"
@@ -75,19 +76,20 @@ class Variety:
             raise ValueError(f"'candidates' must be at least 2, got {candidates}")
         if points < 1:
             raise ValueError(f"'points' must be positive, got {points}")
+        first, *rest = (noise.start, noise.end) if isinstance(noise, Anneal) else (noise,)
+        for scale in (first, *rest):
+            if not 0.0 < scale < math.inf:
+                raise ValueError(f"'noise' must be positive and finite, got {scale}")
         self.bound, self.draws, self.noise, self.replay = bound, candidates, noise, replay
         points = points if replay.always is None else len(replay.always)
         self.points = points
-        function = PolicyFunction(policy, prior)
-        assert policy.context_shape is not None
-        inputs = policy.context_shape.numel() - policy.width
         self.functions = FunctionModel(
             (points, function.outputs),
             function,
-            inputs=inputs,
+            inputs=function.inputs,
             prior=prior,
-            comparison=_comparison(encoder, prior, inputs, function.outputs, at(noise, 0)),
-            head=FixedNormal(at(noise, 0)),
+            comparison=_comparison(encoder, prior, function.inputs, function.outputs, first),
+            head=FixedNormal(first),
         )
 
     @property
@@ -180,26 +182,38 @@ def squeezed(model: FunctionModel, points: Tensor, candidates: int, draws: int) 
 class PolicyFunction(nn.Module):
     """The function of each z: from states to the probabilities of actions, or to their means.
 
+    Means are within the bounds of the actions, as the world takes nothing else: what differs
+    outside of them alone is no difference.
+
     Args:
         policy: whose weights these are; they are not this module's own.
         prior: of z.
+        actions: their space.
     """
 
-    def __init__(self, policy: LatentPolicy, prior: Prior) -> None:
+    def __init__(self, policy: LatentPolicy, prior: Prior, actions: gymnasium.Space[Any]) -> None:
         super().__init__()
-        self._policy, self._prior = [policy], [prior]
+        self._policy, self._prior, self._actions = [policy], [prior], actions
+        assert policy.context_shape is not None
+        self.inputs = policy.context_shape.numel() - policy.width
         shape = policy.event_shape
         # discrete actions have one probability each
         self.outputs = policy.head.size(()) if not shape else shape.numel()
 
     def forward(self, z: Tensor, points: Tensor) -> Tensor:
         """z (B, *shape of z), states (B, m, numbers) -> (B, m, outputs)."""
-        (policy,), (prior,) = self._policy, self._prior
+        (policy,) = self._policy
         if points.stride(0) == 0:  # the same for all: looked at once
             points = points[:1]
-        outputs = policy.outputs(points, prior.features(z))
+        outputs = policy.outputs(points, self.prior.features(z))
         pi = policy.head(outputs, tuple(policy.event_shape))
-        return pi.probs if isinstance(pi, Categorical) else pi.mean.flatten(2)
+        if isinstance(pi, Categorical):
+            return pi.probs
+        return within_bounds(pi.mean, self._actions).flatten(2)
+
+    @property
+    def prior(self) -> Prior:
+        return self._prior[0]
 
 
 class SquaredDistance(Scoring):

@@ -21,7 +21,15 @@ from rlgen.agents.learners.reinforce import REINFORCE
 from rlgen.agents.policies import Policies
 from rlgen.agents.policy import ActorCritic
 from rlgen.agents.transitions import flat
-from rlgen.agents.variety import Between, Bound, Encoder, Replay, Variety, check_choices
+from rlgen.agents.variety import (
+    Between,
+    Bound,
+    Encoder,
+    PolicyFunction,
+    Replay,
+    Variety,
+    check_choices,
+)
 from rlgen.envs.tabular import TabularGrid
 from rlgen.envs.world import World
 from rlgen.generative.functions import Prior, StandardNormal
@@ -121,8 +129,7 @@ class VFunc(Learner):
             model = ActorCritic(policy, streams=1 + len(reward_models or {}))
             always = _views(world, self.latent_world) if comparison == "all" else None
             self.variety = Variety(
-                policy,
-                self.prior,
+                PolicyFunction(policy, self.prior, world.action_space),
                 bound=bound,
                 encoder=encoder,
                 points=points,
@@ -141,9 +148,14 @@ class VFunc(Learner):
         self.known: list[Tensor] = []
         if entropy_weight > 0.0:
             self.task.beside = self._descended
+        self._anneal()
+
+    def iterate(self) -> dict[str, float]:
+        metrics = super().iterate()
+        self._anneal()
+        return metrics
 
     def update(self, batch: Batch) -> dict[str, float]:
-        self._anneal()
         seen = batch.rollout.obs.flatten(0, 1)
         self.variety.replay.note(seen[:, : -self.prior.width])
         self.known = []
