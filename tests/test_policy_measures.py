@@ -13,6 +13,7 @@ from rlgen.agents import policy_measures as pm
 from rlgen.agents.imitation import measures
 from rlgen.agents.imitation.experts import first_expert, routes_expert
 from rlgen.envs import FourRooms, OpenWorld
+from rlgen.envs.tabular import TabularGrid
 
 HORIZON = 5
 
@@ -93,6 +94,7 @@ def test_detours_and_failures_are_no_shortest_paths() -> None:
     table[0, :, 0] = 1.0  # up for ever
     table[1] = first_expert(world).policies[0]
     table[1, 0] = torch.tensor([0.0, 0.4, 0.0, 0.6])
+    assert pm.greedy(world, table).length.tolist() == [9, 4]  # 9 steps, and no end
     found = pm.variety(world, table)
     assert (found.success, found.distinct) == (0.5, 1)
     assert found.entropy == pytest.approx(math.log(2))
@@ -111,6 +113,14 @@ def test_routes_are_those_of_the_measures_of_imitation(kind: str) -> None:
     shares = pm.route_shares(world, walks.path)
     assert shares == tuple(float((known == way).double().mean()) for way in (0, 1))
     assert min(shares) > 0.0
+
+
+def test_a_world_without_two_routes_has_no_shares_of_them() -> None:
+    world = TabularGrid(
+        1, torch.ones(3, 3).bool(), device="cpu", observation="onehot", slip=0.0,
+        slip_rule="paper", start=(0, 0), goal=(2, 2), max_steps=9, seed=0,
+    )  # fmt: skip
+    assert pm.variety(world, tables(5, world.cells)).routes == ()
 
 
 def test_mistakes_are_told() -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from rlgen.agents.imitation.measures import waypoints
+from rlgen.envs import FourRooms, OpenWorld
 from rlgen.envs.tabular import TabularGrid
 from rlgen.seeding import drawing_from
 
@@ -90,7 +91,7 @@ def greedy(world: TabularGrid, table: Tensor, steps: int | None = None) -> Walks
         cell = onward.gather(1, cell[:, None]).squeeze(1)
         path.append(cell)
     whole = torch.stack(path, dim=1)
-    return Walks(whole, (whole != goal).sum(1), cell == goal, agree)
+    return Walks(whole, (whole[:, :-1] != goal).sum(1), cell == goal, agree)
 
 
 def variety(world: TabularGrid, table: Tensor) -> Variety:
@@ -194,7 +195,12 @@ def behaviour(world: TabularGrid, table: Tensor, *, episodes: int = 1, seed: int
 
 
 def route_shares(world: TabularGrid, path: Tensor) -> tuple[float, ...]:
-    """How many of these paths (n, T) go by each of the two routes of `measures.routes`."""
+    """How many of these paths (n, T) go by each of the two routes of `measures.routes`.
+
+    Other worlds have no two.
+    """
+    if not isinstance(world, FourRooms | OpenWorld):
+        return ()
     ways = waypoints(world, int(path[0, 0]))
     gone = torch.stack(
         [torch.stack([(path == place).any(1) for place in way]).all(0) for way in ways]
