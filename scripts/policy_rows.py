@@ -111,7 +111,8 @@ def lasting(recipe: Recipe, total: int) -> Recipe:
 def action_entropy(recipe: Recipe, seed: int) -> tuple[VFunc, float]:
     """VFunc's network without its bound, each step's own entropy instead; and its weight.
 
-    Of all weights, the one with the most shortest paths among those that leave it fit for the task.
+    Of all weights, the one with the most shortest paths among those that leave it fit for the task;
+    where none does, the most successful one.
     """
     one, found = recipe.world(1, seed), []
     for weight in WEIGHTS:
@@ -146,7 +147,10 @@ def ensemble(recipe: Recipe, seed: int) -> Draw:
 
 
 def parameter_noise(recipe: Recipe, seed: int) -> tuple[Draw, float]:
-    """One policy with noise on its parameters, as much as leaves it fit; and how much that is."""
+    """One policy with noise on its parameters, as much as leaves it fit; and how much that is.
+
+    Where none of the scales does, it is the smallest.
+    """
     one = recipe.world(1, seed)
     policy = plain(recipe, seed, recipe.copies, recipe.total).model.policy
 

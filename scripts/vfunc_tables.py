@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from figures import Row, machine, spread
-from policy_rows import FORMS, FORMS_TOTAL, RECIPES, SUCCESS, WEIGHTS, Recipe
+from policy_rows import FORMS, FORMS_TOTAL, RECIPES, SCALES, SUCCESS, WEIGHTS, Recipe
 
 from rlgen.agents.anneal import Anneal
 
@@ -92,10 +92,13 @@ def heading() -> list[str]:
         "",
         f"Variety counts where at least {SUCCESS:.0%} reach the goal, and with its agree: a policy "
         "that is nearly undecided has many greedy paths for the least change. The same without "
-        "bound begins from the same weights as VFunc. Of action entropies, the weight of "
-        f"{', '.join(map(str, WEIGHTS))} with the most d500 at such a success is shown, and all "
-        "of them are paid for. The policies of an ensemble share the steps of one row. "
-        "Parameter noise has the largest scale that leaves such a success.",
+        "bound begins from the same weights as VFunc, and has all else of it, also an action's "
+        "entropy that falls. Of action entropies, the weight of "
+        f"{', '.join(map(str, WEIGHTS))} with the most d500 at such a success is shown, or the "
+        "most successful one where none has it, and all of them are paid for. The policies of an "
+        "ensemble share the steps of one row. Parameter noise has the largest scale that leaves "
+        f"such a success to 200 policies, or {SCALES[-1]} where none does. What falls short of it "
+        "among the draws of a row is marked as unfit.",
     ]
 
 
@@ -138,7 +141,12 @@ def by_who(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
 def settings_of(recipe: Recipe) -> str:
     """How VFunc learnt, in a sentence."""
     told = ", ".join(f"`{name}={value}`" for name, value in recipe.settings.items())
-    more = f" and an action's entropy {falls(recipe.action_entropy)}" * bool(recipe.action_entropy)
+    more = ""
+    if recipe.action_entropy is not None:
+        more = (
+            f" and an action's entropy {falls(recipe.action_entropy)}, that the same with entropy "
+            "weight 0 has, too"
+        )
     return (
         f"{recipe.total:,} steps of {recipe.copies} copies, PPO with {told}, an entropy weight of "
         f"{recipe.entropy_weight}, noise {falls(recipe.noise)}{more}. "
@@ -164,12 +172,17 @@ def cells(shown: str, rows: Sequence[Row]) -> list[str]:
     told = ", ".join(routes) if rows[0]["world"] == "rooms" else "-"
     for name in ("weight", "scale"):
         if name in rows[0]:
-            shown += f", {name} {', '.join(f'{row[name]:g}' for row in rows)}"
+            shown += f", {name} {', '.join(fitting(row, name) for row in rows)}"
     return [
         shown, str(len(rows)), of("success", 3), of("length", 3), of("d500", 0), of("d2000", 0),
         of("entropy"), of("agree"), of("given"), of("information"), of("bound"), between, told,
         of("seconds", 0),
     ]  # fmt: skip
+
+
+def fitting(row: Row, name: str) -> str:
+    """A setting that was sought, and whether it serves the task."""
+    return f"{row[name]:g}{' (unfit)' * (row['success'] < SUCCESS)}"
 
 
 def closed(shown: str, rows: Sequence[Row]) -> list[str]:
