@@ -216,14 +216,15 @@ def cross_entropy(
 
     Each time of each problem has a distribution over actions. A round draws plans, keeps the best,
     and takes the actions' shares among them, so a step whose action makes no difference stays
-    undecided.
+    undecided. In the end the last elites and the best plan so far are tried again, each as often as
+    a round has room for: where worth is left to chance, the best of many was mostly lucky.
 
     References:
         Reuven Rubinstein. The Cross-Entropy Method for Combinatorial and Continuous Optimization,
         1999. https://doi.org/10.1023/A:1010091220143
 
     Args:
-        worth: plans (count, candidates, horizon) -> what each is worth, (count, candidates).
+        worth: plans (count, n, horizon) -> what each is worth, (count, n); may be noisy.
         count: of problems.
         horizon: actions in a plan.
         actions: how many there are.
@@ -233,7 +234,8 @@ def cross_entropy(
         smoothing: share of the uniform distribution in what the next round draws from.
 
     Returns:
-        The best plan that was drawn for each problem, with shape (count, horizon).
+        For each problem the plan that did best when tried again, (count, horizon); without noise
+        it is the best that was drawn.
 
     Example:
         >>> import torch
@@ -260,4 +262,8 @@ def cross_entropy(
         kept = plans.gather(1, top.indices[..., None].expand(-1, -1, horizon))
         counted = torch.nn.functional.one_hot(kept, actions).float().mean(1)
         shares = (1.0 - smoothing) * counted + smoothing / actions
-    return best
+    kept[:, -1] = best
+    tries = candidates // elites
+    again = worth(kept.repeat(1, tries, 1)).unflatten(1, (tries, elites)).mean(1)
+    plan: Tensor = kept[torch.arange(count), again.to(kept.device).argmax(1)]
+    return plan

@@ -96,8 +96,8 @@ class Evolution(NamedTuple):
 
     Attributes:
         vector: the parameters that were kept.
-        fitness: of them, on episodes that chose nothing.
-        mean_fitness: of the search's mean, on the same episodes.
+        fitness: of them, on episodes of its own, that chose nothing.
+        mean_fitness: of the search's mean, on the episodes that chose between the two.
         best_fitness: of the best candidate of all generations, on the same episodes.
         history: for each generation the best and the mean of its candidates' fitness.
     """
@@ -151,10 +151,12 @@ def maximise(
     """
     import cma
 
+    draws = np.random.default_rng(seed)
     separable = len(start) > 200 if diagonal is None else diagonal
     options = {
         "popsize": population,
-        "seed": seed + 1,  # 0 would take the time of day
+        "seed": np.nan,  # any other would seed numpy's global generator
+        "randn": lambda *shape: draws.standard_normal(shape),
         "CMA_diagonal": separable,
         "verbose": -9,
     }
@@ -193,13 +195,14 @@ def evolve(
 
     All candidates of a generation act at once, each in as many copies as there are for one, and all
     of them meet the same starts and the same noise. In the end the search's mean and the best
-    candidate are tried on episodes that chose neither: the luckiest is seldom the best.
+    candidate are tried on episodes that chose neither: the luckiest is seldom the best. The one
+    that is kept is tried on others again.
 
     Args:
         controller: the first mean; it has the better of the two afterwards.
         world: a tensor world, such as a `Dream` with `groups=population`, whose copies are a
             multiple of the population.
-        population: candidates in a generation.
+        population: candidates in a generation; even, so that the two of the end share noise too.
         generations: how many.
         discount: of rewards.
         sigma: the first step size.
@@ -211,21 +214,26 @@ def evolve(
         >>> from rlgen.envs import OpenWorld
         >>> world = OpenWorld(8 * 4, size=3, max_steps=10)
         >>> found = evolve(Controller.of(world), world, population=8, generations=3)
-        >>> found.fitness == max(found.mean_fitness, found.best_fitness)
-        True
+        >>> len(found.history), tuple(found.vector.shape)
+        (3, (40,))
     """
-    if population < 2 or world.num_envs % population:
+    if population < 2 or population % 2 or world.num_envs % population:
         raise ValueError(
-            f"'population' must be at least 2 and divide the world's {world.num_envs} copies, "
+            f"'population' must be even and divide the world's {world.num_envs} copies, "
             f"got {population}"
         )
-    if world.num_envs % 2:
-        raise ValueError(f"'world' must have an even number of copies, got {world.num_envs}")
     start = nn.utils.parameters_to_vector(controller.parameters()).detach()
     # of each generation, others: seeds in a row would share all copies but one
     episodes = (mix(seed, k) for k in itertools.count())
+
+    def tried_once(candidates: Tensor) -> Tensor:
+        return returns_of(candidates, world, discount=discount, seed=next(episodes))
+
+    def judged(candidates: Tensor) -> Tensor:
+        return torch.stack([tried_once(candidates) for _ in range(4)]).mean(0)
+
     mean, best, history = maximise(
-        lambda candidates: returns_of(candidates, world, discount=discount, seed=next(episodes)),
+        tried_once,
         start,
         population=population,
         generations=generations,
@@ -233,15 +241,11 @@ def evolve(
         seed=seed,
         progress=progress,
     )
-    finalists = torch.stack([mean, best])  # each in half of the copies
-    judged = [
-        returns_of(finalists, world, discount=discount, seed=next(episodes)) for _ in range(4)
-    ]
-    tried = torch.stack(judged).mean(0)
-    values = float(tried[0]), float(tried[-1])
-    kept = mean if values[0] >= values[1] else best
+    tried = judged(torch.stack([mean, best]))  # each in half of the copies
+    kept = mean if tried[0] >= tried[1] else best
     controller.set(kept)
-    return Evolution(kept, max(values), *values, history)
+    fitness = float(judged(kept[None])[0])
+    return Evolution(kept, fitness, float(tried[0]), float(tried[1]), history)
 
 
 @torch.no_grad()

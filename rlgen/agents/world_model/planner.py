@@ -16,6 +16,7 @@ from rlgen.seeding import drawing_from, mix
 class Planner:
     """Plans anew before each action, and does the first action of the plan.
 
+    The last plans are judged by several draws of M each: one draw says who was lucky.
     It has `act` as learners do, over a world's own observations; nothing is learnt.
 
     Args:
