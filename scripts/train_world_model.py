@@ -63,7 +63,7 @@ class Options:
         positions: tokens for one observation.
         recurrence: of M: gru, attention.
         width: of M's summary of the past.
-        remembering: show the agent this summary beside the latent.
+        remembering: show the agent of ppo or cma this summary beside the latent.
         vision_steps: gradient steps of V in each round.
         memory_steps: gradient steps of M in each round.
         window: steps of the pieces that M learns from.
@@ -112,6 +112,18 @@ class Options:
     out: Path = Path("runs/world_model")
 
 
+ONLY_FOR = {  # elsewhere it would make no difference
+    "size": ("world", ("OpenWorld",)),
+    "symbols": ("latent", ("tokens",)),
+    "positions": ("latent", ("tokens",)),
+    "remembering": ("controller", ("ppo", "cma")),
+    "steps": ("controller", ("ppo",)),
+    "copies": ("controller", ("ppo",)),
+    "generations": ("controller", ("cma",)),
+    "horizon": ("controller", ("planner",)),
+}
+
+
 def checked(o: Options) -> Options:
     """The options, once it is sure that all of them can be."""
     check_name("latent", o.latent, LATENTS)
@@ -128,8 +140,9 @@ def checked(o: Options) -> Options:
         raise Refused(f"--temperature must be positive and finite, got {o.temperature}")
     if not 0.0 <= o.slip <= 1.0:
         raise Refused(f"--slip must be a probability, got {o.slip}")
-    if o.world != "OpenWorld" and o.size != Options.size:
-        raise Refused(f"--size is for OpenWorld, not for {o.world}")
+    for name, (of, fitting) in ONLY_FOR.items():
+        if getattr(o, of) not in fitting and getattr(o, name) != getattr(Options, name):
+            raise Refused(f"--{name} is for {' and '.join(fitting)}, not for {getattr(o, of)}")
     check_device(o.device)
     world_of(o, 1)
     check_folder(o.out)
@@ -219,7 +232,9 @@ def drawn(o: Options, rounds: Rounds) -> Path:
     actor, world = rounds.pilot(), world_of(o, 1)
     longest = max(really(o, actor, LOOKED_AT), key=len)
     obs, action = longest.obs, longest.action[:, None]
-    dreamt = rounds.model.imagine(obs[:1], action, generator=mix(o.seed, 10))
+    dreamt = rounds.model.imagine(
+        obs[:1], action, temperature=o.temperature, generator=mix(o.seed, 10)
+    )
     frames = rounds.model.vision.decode(dreamt.z[:, 0])
     wrong = [False] * len(obs)
     if isinstance(world, TabularGrid):

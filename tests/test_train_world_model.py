@@ -23,11 +23,13 @@ from tests.walks import same
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = "train_world_model"  # that `call` calls
-TINY = (
-    *("--world", "OpenWorld", "--size", "4", "--max-steps", "12", "--episodes", "8"),
-    *("--vision-steps", "4", "--memory-steps", "4", "--steps", "64", "--copies", "4"),
-    *("--symbols", "16", "--width", "16", "--evaluation", "8"),
+WHERE = ("--world", "OpenWorld", "--size", "4", "--max-steps", "12")
+SHORT = (
+    *("--episodes", "8", "--vision-steps", "4", "--memory-steps", "4"),
+    *("--width", "16", "--evaluation", "8"),
 )
+PPO_OF_TOKENS = ("--steps", "64", "--copies", "4", "--symbols", "16")
+TINY = (*WHERE, *SHORT, *PPO_OF_TOKENS)
 
 
 def test_help_shows_every_option_with_its_default(call: Call) -> None:
@@ -49,6 +51,13 @@ def test_help_shows_every_option_with_its_default(call: Call) -> None:
         (("--world", "MiniGrid-Empty-5x5-v0", "--slip", "0.1"), "--slip"),
         (("--world", "MiniGrid-Empty-5x5-v0", "--observation", "xy"), "--observation"),
         (("--size", "5"), "--size"),
+        (("--generations", "3"), "--generations is for cma, not for ppo"),
+        (("--horizon", "9"), "--horizon is for planner, not for ppo"),
+        (("--controller", "planner", "--steps", "9"), "--steps is for ppo, not for planner"),
+        (("--controller", "cma", "--copies", "9"), "--copies is for ppo, not for cma"),
+        (("--controller", "planner", "--no-remembering"), "--remembering"),
+        (("--latent", "numbers", "--symbols", "7"), "--symbols is for tokens, not for numbers"),
+        (("--latent", "numbers", "--positions", "2"), "--positions"),
         (("--observation", "smell"), "smell"),
         (("--start", "0", "0"), "start"),
         (("--goal", "1", "99"), "goal"),
@@ -103,21 +112,28 @@ def test_a_run_leaves_all_it_promises_and_goes_on(call: Call, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("controller", "observation"), [("cma", "image"), ("cma", "onehot"), ("planner", "xy")]
+    ("controller", "observation", "short"),
+    [
+        ("cma", "image", "--generations"),
+        ("cma", "onehot", "--generations"),
+        ("planner", "xy", "--horizon"),
+    ],
 )
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_everything_fits(call: Call, tmp_path: Path, controller: str, observation: str) -> None:
+def test_everything_fits(
+    call: Call, tmp_path: Path, controller: str, observation: str, short: str
+) -> None:
     other = ("--latent", "numbers", "--recurrence", "attention", "--temperature", "1.3")
-    short = ("--controller", controller, "--generations", "2", "--horizon", "2")
+    by = ("--controller", controller, short, "2")
     where = ("--out", str(tmp_path), "--observation", observation)
-    code, out, err = call(*where, *TINY, *other, *short, "--evaluation", "2")
+    code, out, err = call(*where, *WHERE, *SHORT, *other, *by, "--evaluation", "2")
     assert (code, err) == (0, "")
     assert list(rows(out))[-2:] == [f"{controller}, really", f"{controller}, in the dream"]
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_minigrid_is_dreamt_of_too(call: Call, tmp_path: Path) -> None:
-    tiny = TINY[6:]  # with the world's own size and time
+    tiny = (*SHORT, *PPO_OF_TOKENS)  # with the world's own size and time
     code, out, err = call("--out", str(tmp_path), *tiny, "--world", "MiniGrid-Empty-5x5-v0")
     assert (code, err) == (0, "")
     table = rows(out)
