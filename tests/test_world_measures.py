@@ -14,6 +14,7 @@ from rlgen.agents.world_model.memory import Foreseen
 from rlgen.envs import FourRooms, OpenWorld
 from rlgen.envs.tabular import TabularGrid
 from rlgen.seeding import drawing_from
+from tests.walks import copied, same
 
 COUNT, HORIZON = 2000, 30
 
@@ -164,6 +165,8 @@ def test_ends_in_the_wrong_places_are_counted() -> None:
     never = measures.goals(dreamt(Endless(world), world), mdp)
     assert not never["ends"].any() and not never["false"].any()
     assert torch.equal(never["missed"], never["arrivals"]) and never["missed"].any()
+    really = dreamt(Exact(world), world).ended.sum(1)
+    assert torch.equal(never["arrivals"], really), "whoever stays at the goal has come to it once"
     # the goal leads to itself, and what follows a missed one is not called illegal
     assert not measures.illegal(dreamt(Endless(world), world), mdp).any()
     found = dreamt(Eager(world), world)
@@ -234,5 +237,10 @@ def test_pictures_are_what_is_seen() -> None:
     assert torch.equal(cells(seen, world), torch.arange(9))
     at_goal = seen[8]
     assert torch.equal(at_goal[1], at_goal[2])
+    world.reset(7)
+    world.step(torch.ones(5).long())
+    before = copied(world.state_dict())
+    assert torch.equal(measures.pictures(world), seen)
+    assert same(world.state_dict(), before), "looking leaves the world as it is"
     with pytest.raises(ValueError, match="goal that stays"):
         measures.pictures(OpenWorld(1, size=3, goal="random"))

@@ -4,6 +4,7 @@ A dream is judged by the cells that its decoded frames show. What can happen is 
 which steps are possible, where episodes end, and how the walk is spread after so many steps.
 """
 
+import copy
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -67,6 +68,8 @@ class Walks(NamedTuple):
 def pictures(world: TabularGrid) -> Tensor:
     """What is seen in each cell of a world whose goal stays, with shape (cells, *observation).
 
+    The world itself stays as it is.
+
     Example:
         >>> from rlgen.agents.world_model.measures import pictures
         >>> from rlgen.envs import OpenWorld
@@ -75,13 +78,13 @@ def pictures(world: TabularGrid) -> Tensor:
     """
     if world.goal == "random":
         raise ValueError("'world' must have a goal that stays, got one with \"random\" goals")
+    world = copy.copy(world)
     world.reset(0)
     before, seen = world.state_dict(), []
     for part in torch.arange(world.cells, device=world.device).split(world.num_envs):
         filled = torch.cat([part, part.new_zeros(world.num_envs - len(part))])
         world.load_state_dict({**before, "cell": filled})
         seen.append(world.observe()[: len(part)])
-    world.reset(0)
     return torch.cat(seen)
 
 
@@ -179,14 +182,16 @@ def goals(dreamt: Walks, mdp: MDP) -> dict[str, Tensor]:
 
     Returns:
         "ends": dreams that ended; "false": those of them that were not at a goal; "arrivals":
-        dreams that came to a goal; "missed": those of them that did not end.
+        dreams that came to a goal, for the first time; "missed": those of them that did not end
+        with that step.
     """
     there = mdp.terminal[dreamt.cell[1:]] & dreamt.going
+    arrived = there & (there.cumsum(0) == 1)
     return {
         "ends": dreamt.ended.sum(1),
         "false": (dreamt.ended & ~there).sum(1),
-        "arrivals": there.sum(1),
-        "missed": (there & ~dreamt.ended).sum(1),
+        "arrivals": arrived.sum(1),
+        "missed": (arrived & ~dreamt.ended).sum(1),
     }
 
 
