@@ -14,7 +14,9 @@ PLACES = {"rooms": "Four-Rooms", "open": "open world, 10x10"}
 ORDER = ("PPO", "CMA-ES", "PPO, untrained M")
 
 
-def document(rows: Rows, chance: dict[str, float], settings: str, out: Path) -> None:
+def document(
+    rows: Rows, chance: dict[str, float], settings: str, out: Path, *, episodes: int = 1000
+) -> None:
     """Write it.
 
     Args:
@@ -22,6 +24,7 @@ def document(rows: Rows, chance: dict[str, float], settings: str, out: Path) -> 
         chance: the exact success of random actions in each place.
         settings: that were the same for all.
         out: where to.
+        episodes: that each agent was tried in.
     """
     judged = [row for row in rows if row["kind"] == "truth"]
     agents = [row for row in rows if row["kind"] == "agent"]
@@ -42,7 +45,7 @@ def document(rows: Rows, chance: dict[str, float], settings: str, out: Path) -> 
         lines += [*truth_table(some, slip), "", f"![by horizon]({picture.name})"]
     for where in PLACES:
         some = [row for row in agents if row["where"] == where]
-        lines += agents_table(some, where, chance[where]) if some else []
+        lines += agents_table(some, where, chance[where], episodes) if some else []
     if agents:
         draw_temperatures([row for row in agents if row["by"] == "PPO"], out.parent / TEMPERATURES)
         lines += ["", f"![dreamed and real lengths by temperature]({TEMPERATURES})"]
@@ -221,7 +224,7 @@ def draw_horizons(rows: Rows, file: Path) -> None:
 # agents
 
 
-def agents_table(rows: Rows, where: str, chance: float) -> list[str]:
+def agents_table(rows: Rows, where: str, chance: float, episodes: int) -> list[str]:
     """One line for each M, way of learning and temperature."""
     lines = [
         "",
@@ -229,10 +232,10 @@ def agents_table(rows: Rows, where: str, chance: float) -> list[str]:
         "",
         f"V and M from {steps_of(rows)} real random steps, and nothing but the dream "
         f"afterwards. Fitted as {fitted(rows)}. "
-        f"{len(rows) and 1000:,} real episodes from any cell, at most 100 steps, and as many "
-        "dreamed ones from the same starts. Steps count failures as 100. Random actions succeed "
+        f"{episodes:,} real episodes from any cell, at most 100 steps, and as many dreamed ones, "
+        "each from a start drawn among these. Steps count failures as 100. Random actions succeed "
         f"with probability {chance:.3f}, exactly. Real over optimum: mean steps over the mean "
-        "distance of the same starts. False goals: the share of dreamed ends that are at no goal.",
+        "distance of the real starts. False goals: the share of dreamed ends that are at no goal.",
         "",
     ]
     head = ["M", "C", "temperature", "seeds", "real success", "real steps", "dreamed steps"]

@@ -8,7 +8,7 @@ import torch
 from rlgen.agents import PPO
 from rlgen.agents.imitation import record
 from rlgen.agents.transitions import Transitions
-from rlgen.agents.world_model import Untried, Wandering, WorldModel
+from rlgen.agents.world_model import Planner, Untried, Wandering, WorldModel
 from rlgen.envs import OpenWorld
 
 
@@ -90,3 +90,10 @@ def test_a_pilot_knows_what_was_really_done() -> None:
     _, later = pilot.act(after, state, torch.zeros(4, dtype=torch.bool))
     known = model.memory.step(model.vision.encode(obs), action, model.memory.initial_state(4))
     assert torch.equal(later[0], known)
+
+
+def test_who_remembers_its_own_choice_is_refused() -> None:
+    model = corner_model()
+    for agent in (model.pilot(Still()), Planner(model.vision, model.memory)):
+        with pytest.raises(TypeError, match="what was done"):
+            Wandering(agent, 4, longest=3)

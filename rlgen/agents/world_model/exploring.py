@@ -9,6 +9,8 @@ from rlgen.agents.exploration.counts import HashCounts
 from rlgen.agents.imitation.recording import Acts
 from rlgen.agents.transitions import Transitions
 from rlgen.agents.world_model.model import WorldModel
+from rlgen.agents.world_model.planner import Planner
+from rlgen.agents.world_model.watching import Pilot
 
 
 class Untried:
@@ -63,10 +65,11 @@ class Wandering:
     """An agent that follows another for a while in each episode, and then chance.
 
     One that heads for what is not known has no plan of its own from there on. Of an agent that
-    needs a `Pilot`, wrap the agent: the pilot has to know what was really done.
+    needs a `Pilot`, wrap the agent: the pilot has to know what was really done. So does a
+    `Planner`, which cannot be told.
 
     Args:
-        agent: with `act`.
+        agent: with `act`; no `Pilot` and no `Planner`.
         actions: how many there are.
         longest: the other is followed for up to so many steps, drawn for each episode.
     """
@@ -74,6 +77,9 @@ class Wandering:
     def __init__(self, agent: Acts, actions: int, *, longest: int) -> None:
         if longest < 1:
             raise ValueError(f"'longest' must be positive, got {longest}")
+        if isinstance(agent, Pilot | Planner):
+            kind = type(agent).__name__
+            raise TypeError(f"'agent' must remember what was done, and a {kind} what it chose")
         self.agent, self.actions, self.longest = agent, actions, longest
 
     def act(
