@@ -50,9 +50,6 @@ class Learner(Configurable, ABC):
     """
 
     optimizer: torch.optim.Optimizer
-    # what each gradient step of PPO and REINFORCE descends beside their own loss; TRPO's solves
-    # for its direction, and has no place for it
-    beside: Callable[[], Tensor] | None = None
 
     def __init__(
         self,

@@ -1,6 +1,6 @@
 """Proximal policy optimisation."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -52,6 +52,9 @@ class PPO(Learner):
         >>> agent.predict(agent.world.reset()).shape
         torch.Size([64])
     """
+
+    # what each gradient step descends beside its own loss
+    beside: Callable[[], Tensor] | None = None
 
     def __init__(
         self,

@@ -1,6 +1,9 @@
 """The policy gradient, with values as a baseline."""
 
+from collections.abc import Callable
+
 import torch
+from torch import Tensor
 
 from rlgen.agents.learners.learner import Batch, Learner, Models
 from rlgen.agents.policy import ActorCritic
@@ -43,6 +46,9 @@ class REINFORCE(Learner):
         >>> agent.predict(agent.world.reset()).shape
         torch.Size([64])
     """
+
+    # what each gradient step descends beside its own loss
+    beside: Callable[[], Tensor] | None = None
 
     def __init__(
         self,
