@@ -421,8 +421,51 @@ def test_policies_that_still_arrive_are_found_by_playing() -> None:
     assert 0 < len(fit) < 64 and torch.equal(fit.z, policies.z[arrive])
     assert bool((fit.played(open_world(len(fit)).blocked((1, 1))) > 0).all())
     assert len(policies.arriving(open_world(64), least=1.0)) == 0
+    with pytest.raises(ValueError, match="'episodes' must be positive"):
+        policies.played(open_world(64), 0)
     with pytest.raises(ValueError, match="must have 64 copies, got 8"):
         policies.played(open_world())
+
+
+def test_a_policy_that_is_undecided_plays_by_its_mode_or_by_samples() -> None:
+    """The mode of one earns the same each time; its samples earn what is expected."""
+    agent = small()
+    torch.nn.init.normal_(agent.policy.net.mlp[-1].weight, std=0.1)
+    policies = agent.policies_of(torch.zeros(1, 3).expand(400, 3))
+    certain = policies.played(open_world(400), 2)
+    assert torch.equal(certain, certain[:1, :1].expand_as(certain))
+    sampled = policies.played(open_world(400), 2, deterministic=False)
+    one = open_world(1)
+    expected = float(pm.returns(one, policies.table(one)[:1]))
+    assert 0.1 < expected < 0.9
+    assert float(sampled.mean()) == pytest.approx(expected, abs=4 * 0.5 / math.sqrt(800))
+    lucky = policies.arriving(open_world(400), deterministic=False)
+    assert len(lucky) == int((policies.played(open_world(400), deterministic=False) > 0).sum())
+
+
+def test_all_states_are_those_that_are_acted_in() -> None:
+    agent = small(comparison="all")
+    assert agent.variety.points == 8  # of nine cells, one is the goal
+    always = agent.variety.replay.always
+    assert always is not None and torch.equal(always, open_world().views()[:8])
+    nowhere = VFunc(OpenWorld(4, size=3, goal="none", seed=0), comparison="all", latent=2)
+    assert nowhere.variety.points == 9
+
+
+def test_a_world_in_use_is_not_judged_in_and_z_has_one_shape() -> None:
+    agent = small()
+    agent.learn(64, progress=False)
+    for world in (agent.world, agent.given_world, agent.latent_world.world):
+        with pytest.raises(ValueError, match="own is in use"):
+            agent.evaluate(8, world=world)
+    agent.learn(64, progress=False)
+    obs = open_world().views()
+    for z in (torch.zeros(2), torch.zeros(9, 2), torch.zeros(1, 3), torch.zeros(())):
+        with pytest.raises(ValueError, match=r"'z' must have shape \(3,\) or \(9, 3\)"):
+            agent.predict(obs, z=z)
+    for z in (torch.zeros(3), torch.zeros(4, 2), torch.zeros(()), torch.zeros(3, 3, 3)):
+        with pytest.raises(ValueError, match=r"'z' must have shape \(n, 3\)"):
+            agent.policies_of(z)
 
 
 @pytest.mark.slow
@@ -430,10 +473,10 @@ def test_it_learns_most_of_the_shortest_paths_of_an_open_world() -> None:
     world = OpenWorld(128, size=5, start=(0, 0), max_steps=50, seed=0)
     settings = {"steps": 16, "entropy_weight": 0.0, "discount": 0.95, "lr": 5e-3}
     agent = VFunc(world, settings=settings, entropy_weight=0.05, seed=0)
-    agent.learn(80_000, progress=False)
+    agent.learn(160_000, progress=False)
     one = OpenWorld(1, size=5, start=(0, 0), max_steps=50)
     found = pm.variety(one, agent.sample_policies(500, generator=1).table(one))
     assert found.success >= 0.98 and found.length <= 1.02
-    assert found.distinct >= 50 and found.entropy >= 3.5 and found.agree >= 0.5
+    assert found.distinct >= 50 and found.entropy >= 3.5 and found.agree >= 0.6
     assert found.given < 1.5
     assert 1.0 < agent.information_bound() < math.log(128)

@@ -47,7 +47,7 @@ class Latent(Told):
         self, world: World, prior: Prior, *, z: Tensor | None = None, seed: int = 0
     ) -> None:
         self.prior = prior
-        self.fixed = None if z is None else _for_each(z, world, prior)
+        self.fixed = None if z is None else for_each(z, world.num_envs, prior).to(world.device)
         super().__init__(world, seed)
 
     @property
@@ -71,12 +71,12 @@ class Latent(Told):
         return gymnasium.spaces.Box(-bound, bound)
 
 
-def _for_each(z: Tensor, world: World, prior: Prior) -> Tensor:
-    """One z for each copy."""
-    shape = (world.num_envs, *prior.shape)
+def for_each(z: Tensor, n: int, prior: Prior) -> Tensor:
+    """One z for each of `n`, or one for all, made one for each."""
+    shape = (n, *prior.shape)
     if tuple(z.shape) not in (shape, shape[1:]):
         raise ValueError(f"'z' must have shape {shape[1:]} or {shape}, got {tuple(z.shape)}")
-    return z.to(world.device).expand(shape)
+    return z.expand(shape)
 
 
 def drawn(prior: Prior, n: int, seed: int | torch.Generator | None) -> Tensor:
@@ -90,8 +90,10 @@ class LatentNet(ObservationNet):
 
         relu(E o + U z + b) -> hidden layers -> outputs
 
-    Of a one-hot observation E o is a vector for each state, of about unit size as U z is, so that
-    from the start each state may take z in its own way.
+    Of a one-hot observation E o is a vector for each state, its numbers of about unit size as those
+    of U z are, so that from the start each state may take z in its own way. They grow with the
+    number of entries of an observation that are not zero: of a picture E o is far larger than U z,
+    and most of it is the same in all states.
 
     Args:
         inputs: numbers of an observation with its z.

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rlgen.agents.anneal import Anneal
 from rlgen.agents.evaluation import evaluate
-from rlgen.agents.latent import Latent, LatentPolicy, drawn
+from rlgen.agents.latent import Latent, LatentPolicy, drawn, for_each
 from rlgen.agents.learners.earnings import Batch, Models
 from rlgen.agents.learners.learner import Learner
 from rlgen.agents.learners.ppo import PPO
@@ -67,7 +67,7 @@ class VFunc(Learner):
         world: what it lives in, with discrete or continuous actions.
         task: whose gradient earns the return, "ppo" or "reinforce".
         settings: arguments of that learner, such as {"lr": 1e-3, "discount": 0.95}.
-        latent: numbers of z.
+        latent: numbers of z, where no `prior` is given.
         prior: p(z); StandardNormal(latent) unless given.
         entropy_weight: of the bound.
         bound: "discretise" or "maxent".
@@ -76,13 +76,14 @@ class VFunc(Learner):
             give a distribution over z. None takes the first, which over a prior of symbols gives
             the exact posterior, and else for maxent "difference".
         comparison: at which states: "replay" draws `points` of them from what was visited lately,
-            "all" takes every cell of a world with a handful.
-        points: m.
+            "all" takes every cell of a world with a handful but for its goal, where nobody acts.
+        points: m, for "replay".
         candidates: k, how many z at each gradient step.
         noise: standard deviation of the noise on f. A large one asks first for policies that differ
             in much, so an `Anneal` from large to small keeps more kinds of them.
         action_entropy: the task's own `entropy_weight`, of the policy's entropy at each step, if it
-            is to change; an `Anneal` to 0 lets all ways be seen before any is settled on.
+            is to change, instead of what `settings` say; an `Anneal` to 0 lets all ways be seen
+            before any is settled on.
         capacity: of the replay buffer, in observations.
         hidden: widths of the policy's hidden layers.
         reward_models: name -> a reward model, (model, weight), or a `Stream`; they see observations
@@ -179,7 +180,7 @@ class VFunc(Learner):
             z: with shape (B, *shape of z), or one for all.
         """
         if z is not None:
-            z = z.to(self.world.device).expand(len(flat(obs)), *self.prior.shape)
+            z = for_each(z, len(flat(obs)), self.prior).to(self.world.device)
         return self.act(obs, z, deterministic=deterministic)[0]
 
     @torch.no_grad()
@@ -221,6 +222,8 @@ class VFunc(Learner):
         seed: int = 2**20,
     ) -> dict[str, float]:
         """Means over whole episodes, with a z drawn for each; see `Learner.evaluate`."""
+        if any(world is one for one in (self.world, self.latent_world.world)):
+            world = self.given_world  # what is in use is refused, by whichever name
         if world is None or world is self.given_world:
             return super().evaluate(episodes, world=world, deterministic=deterministic, seed=seed)
         latent = Latent(world, self.prior, seed=seed)
@@ -236,6 +239,9 @@ class VFunc(Learner):
 
     def policies_of(self, z: Tensor) -> Policies:
         """The policies of these z, with shape (n, *shape of z)."""
+        if not z.ndim or z.shape[1:] != torch.Size(self.prior.shape):
+            wanted = ", ".join(["n", *map(str, self.prior.shape)])
+            raise ValueError(f"'z' must have shape ({wanted}), got {tuple(z.shape)}")
         return Policies(self.latent_world, self.policy, z.to(self.world.device))
 
     @property
@@ -323,9 +329,10 @@ def _task(
 
 
 def _views(world: World, beside: Latent) -> Tensor:
-    """What is seen in each cell, flat."""
+    """What is seen in each cell that is acted in, flat."""
     if not isinstance(world, TabularGrid):
         raise ValueError(
             f"'comparison' can be \"all\" in a TabularGrid, not in {type(world).__name__}"
         )
-    return beside.features.scaled(world.views()).flatten(1)
+    views = beside.features.scaled(world.views()).flatten(1)
+    return views[~world.mdp().terminal.to(views.device)]
