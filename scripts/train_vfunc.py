@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from options import Refused, answered, check_folder, check_name, check_numbers
-from policy_rows import RECIPES, Recipe, drawing, lasting, open_world, seen, untrained
+from policy_rows import RECIPES, Recipe, drawing, falls, lasting, open_world, seen, untrained
 from rich.console import Console
 from rich.table import Table
 from vfunc_pictures import BETWEEN, PATHS, Known, draw_policies
@@ -30,6 +30,7 @@ from rlgen.envs.tabular import TabularGrid
 from rlgen.runs import Run
 
 FREE = ("out", "steps", "closed")  # a run may move, go on for longer, and be looked at anew
+USUAL = {5: "open5", 8: "open8"}  # sizes of OpenWorld
 TRIED = 500  # policies, where a cell is closed
 
 
@@ -40,7 +41,8 @@ class Options:
     Args:
         world: OpenWorld, from corner to corner, or FourRooms, from (1, 1) to (11, 11).
         size: rows and columns of OpenWorld.
-        steps: over all copies; 0 is as many as usual for the world.
+        steps: over all copies; 0 is as many as usual for the world. In FourRooms all that falls
+            along training falls as much faster, so that a run has one number of them.
         task: whose gradient earns the return: ppo, reinforce.
         entropy_weight: of the bound; below 0 is the usual one for the world.
         bound: discretise, maxent.
@@ -72,6 +74,8 @@ def recipe_of(o: Options) -> Recipe:
     """What is known to work there, with what was asked for."""
     if o.world == "FourRooms":
         recipe = RECIPES["rooms"]
+    elif o.size in USUAL:
+        recipe = RECIPES[USUAL[o.size]]
     else:
         recipe = RECIPES["open5" if o.size <= 5 else "open8"]
         recipe = dataclasses.replace(recipe, world=open_world(o.size, max(50, 12 * o.size)))
@@ -92,6 +96,8 @@ def check(o: Options) -> None:
         check_name("encoder", o.encoder, encoders)
     least = {"size": 2, "steps": 0, "latent": 1, "points": 1, "candidates": 2, "seed": 0}
     check_numbers(*((name, getattr(o, name), low) for name, low in least.items()))
+    if o.world != "OpenWorld" and o.size != Options.size:
+        raise Refused(f"--size is for OpenWorld, not for {o.world}")
     if not o.entropy_weight < math.inf:
         raise Refused(f"--entropy-weight must be finite, got {o.entropy_weight}")
     if o.closed is not None:
@@ -107,6 +113,8 @@ def train(o: Options, console: Console) -> None:
     choices: dict[str, Any] = {name: getattr(o, name) for name in names}
     agent = untrained(recipe, o.seed, encoder=o.encoder or None, **choices)
     config = {k: v for k, v in dataclasses.asdict(o).items() if k not in FREE}
+    if falls(recipe):
+        config["steps"] = recipe.total
     run = Run(o.out / "run", config)
     console.print(f"{o.world}: {recipe.total} steps, entropy weight {recipe.entropy_weight}")
     began = time.perf_counter()

@@ -73,7 +73,8 @@ def show_information(axis: Any, known: Known, colours: Any) -> None:
         axis.axhline(
             known.most, color="black", linestyle="--", label=f"log {math.exp(known.most):.0f}"
         )
-    axis.legend()
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend()
 
 
 def show_paths(

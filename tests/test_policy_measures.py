@@ -83,6 +83,7 @@ def test_a_policy_for_each_shortest_path_shows_them_all() -> None:
     found = pm.variety(world, table)
     assert found.distinct == world.shortest_paths() == 6
     assert found.entropy == pytest.approx(math.log(6))
+    assert found.most == pytest.approx(1 / 6)
     assert (found.success, found.length, found.agree) == (1.0, 1.0, 1.0)
     assert found.given == pytest.approx(0.0, abs=1e-9)
     assert found.routes == pytest.approx((1 / 6, 1 / 6))

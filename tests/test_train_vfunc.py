@@ -38,6 +38,7 @@ def test_help_shows_every_option_with_its_default(call: Call) -> None:
         (("--bound", "maxent", "--encoder", "likelihood"), "must give a distribution over z"),
         (("--steps", "many"), "many"),
         (("--closed", "9", "9"), "cells"),
+        (("--world", "FourRooms", "--size", "8"), "--size is for OpenWorld, not for FourRooms"),
         (("--closed", "0", "0"), "start"),
     ],
 )
@@ -84,3 +85,11 @@ def test_called_again_it_goes_on_and_other_options_are_refused(call: Call) -> No
     assert values(first[1]) == values(again[1])
     code, _, err = call(*TINY, "--size", "3", "--seed", "1")
     assert code == 2 and "seed" in err
+    assert call(*TINY[2:], "--size", "3", "--steps", "4096")[0] == 0  # for longer
+
+
+def test_what_falls_along_training_knows_its_end(call: Call) -> None:
+    rooms = (*TINY[2:], "--world", "FourRooms", "--steps")
+    assert call(*rooms, "8192")[0] == 0
+    code, _, err = call(*rooms, "16384")
+    assert code == 2 and "steps" in err

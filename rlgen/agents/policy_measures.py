@@ -51,6 +51,7 @@ class Variety(NamedTuple):
         success: share that reach the goal.
         length: mean length of those, over the shortest one.
         distinct: different shortest paths among the draws.
+        most: share of the draws with the most frequent path.
         entropy: of the path as it was counted, in nats; few draws show too little of it.
         agree: mean probability that a sampled episode follows the greedy path of its own z.
         given: H(path|z), mean entropy of a sampled episode's path once z is known, in nats.
@@ -60,6 +61,7 @@ class Variety(NamedTuple):
     success: float
     length: float
     distinct: int
+    most: float
     entropy: float
     agree: float
     given: float
@@ -106,6 +108,7 @@ def variety(world: TabularGrid, table: Tensor) -> Variety:
         success=float(reached.mean()),
         length=float(lengths.mean()) / shortest,
         distinct=distinct_shortest(world, walks),
+        most=float(shares.max()),
         entropy=float(torch.special.entr(shares).sum()),
         agree=float(walks.agree.mean()),
         given=float(path_entropy_given(world, table).mean()),
