@@ -29,7 +29,8 @@ from rlgen.envs import FourRooms
 from rlgen.envs.tabular import TabularGrid
 from rlgen.runs import Run
 
-FREE = ("out", "steps", "closed")  # a run may move, go on for longer, and be looked at anew
+# a run may move, go on for longer where nothing falls until its end, and be looked at anew
+FREE = ("out", "steps", "closed")
 USUAL = {5: "open5", 8: "open8"}  # sizes of OpenWorld
 TRIED = 500  # policies, where a cell is closed
 
@@ -41,8 +42,8 @@ class Options:
     Args:
         world: OpenWorld, from corner to corner, or FourRooms, from (1, 1) to (11, 11).
         size: rows and columns of OpenWorld.
-        steps: over all copies; 0 is as many as usual for the world. In FourRooms all that falls
-            along training falls as much faster, so that a run has one number of them.
+        steps: over all copies; 0 is as many as usual for the world. In FourRooms some settings fall
+            until then, so a run that was begun there keeps its number.
         task: whose gradient earns the return: ppo, reinforce.
         entropy_weight: of the bound; below 0 is the usual one for the world.
         bound: discretise, maxent.
