@@ -15,6 +15,7 @@ from rlgen.agents.rollout import Collector, gae
 from rlgen.agents.world_model import Attention, Dream, Memory, Vision, Watched, WorldModel
 from rlgen.envs import FourRooms, OpenWorld, World, adapters
 from rlgen.generative import VAE, MixtureDensityNetwork, heads
+from rlgen.seeding import drawing_from
 from tests.exact_models import ExactMemory, cell_starts, everywhere, exact_vision
 from tests.walks import copied, same, seeded
 
@@ -242,6 +243,21 @@ def test_bugs_4_and_5_the_step_to_a_dreamed_goal_is_paid_and_has_the_credit() ->
     assert int(agent.predict(world.reset())[0]) == int(paying)
 
 
+def test_bug_4_a_learnt_memory_pays_for_the_step_to_the_goal_and_for_no_other() -> None:
+    world = OpenWorld(64, size=3, max_steps=20, seed=0)
+    memory = seeded(lambda: Memory.of(1, actions=4, symbols=9, width=16))
+    model = WorldModel(exact_vision(torch.eye(9)), memory).collect(world, 128)
+    model.fit(vision_steps=0, memory_steps=250, lr=2e-2, window=4, progress=False)
+    cell, action = torch.arange(8).repeat_interleave(4)[:, None], torch.arange(4).repeat(8)
+    state = memory.step(cell, action, memory.initial_state(32))
+    with drawing_from(0):
+        ahead = memory.at_temperature(1e-3).foresee(state)
+    reached = ahead.z[:, 0] == 8
+    assert torch.equal(reached, world.next_cell[:8].flatten() == 8) and int(reached.sum()) == 2
+    torch.testing.assert_close(ahead.reward, reached.float(), rtol=0, atol=0.1)
+    assert torch.equal(ahead.terminated, reached)
+
+
 def test_bug_7_a_learner_of_discrete_actions_improves_in_a_true_dream() -> None:
     """The score function needs no gradient through the dream: nothing of it asks for one."""
     dream = true_dream(64, slip=0.0)
@@ -300,15 +316,7 @@ def alike(dream: Dream, groups: int) -> Tensor:
     return dream.observe()
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        "tokens",
-        "attention",
-        "numbers",
-        "gaussian",
-    ],
-)
+@pytest.mark.parametrize("kind", KINDS)
 def test_groups_meet_the_same_noise(kind: str) -> None:
     """Trap: other noise for each candidate. Equal actions then give equal lives."""
     dream = dream_of(kind, n=12, groups=3, temperature=1.5)

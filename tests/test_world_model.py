@@ -32,6 +32,7 @@ from rlgen.generative import (
     RealNVP,
     heads,
 )
+from rlgen.seeding import drawing_from
 from tests.exact_models import everywhere, exact_vision
 from tests.short_worlds import SHORT
 from tests.walks import copied, seeded
@@ -248,15 +249,19 @@ def test_imagine_is_a_loop_of_steps_by_hand() -> None:
     )
     again = model.imagine(obs, plan, generator=3)
     assert torch.equal(found.z, again.z) and torch.equal(found.reward, again.reward)
+    z, state = found.z[0], model.memory.initial_state(3)
+    with drawing_from(3):
+        for t, action in enumerate(plan):
+            state = model.memory.step(z, action, state)
+            z, reward, terminated = model.memory.foresee(state)
+            assert torch.equal(z, found.z[t + 1]) and torch.equal(reward, found.reward[t])
+            assert torch.equal(terminated, found.terminated[t])
+    cold = model.imagine(obs, plan, temperature=1e-4, generator=0)
     state = model.memory.initial_state(3)
-    for t in range(4):
-        state = model.memory.step(found.z[t], plan[t], state)
-        log_p = torch.stack(
-            [model.memory.density.log_prob(torch.full((3, 1), k), state) for k in range(9)]
-        )
-        cold = model.imagine(obs, plan[: t + 1], temperature=1e-4, generator=0)
-        if t == 0:
-            assert torch.equal(cold.z[1, :, 0], log_p.argmax(0))
+    for t, action in enumerate(plan):
+        state = model.memory.step(cold.z[t], action, state)
+        each = [model.memory.density.log_prob(torch.full((3, 1), k), state) for k in range(9)]
+        assert torch.equal(cold.z[t + 1, :, 0], torch.stack(each).argmax(0))
     later = model.imagine(obs, plan[:1], state=state.detach(), generator=3)
     assert not torch.equal(later.reward, found.reward[:1])
 
