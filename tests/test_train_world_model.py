@@ -14,7 +14,8 @@ from torch import Tensor
 from rlgen import checkpoint
 from rlgen.agents import PPO
 from rlgen.agents.imitation.measures import cells
-from rlgen.agents.world_model import Controller, WorldModel
+from rlgen.agents.imitation.recording import record
+from rlgen.agents.world_model import Controller, Dream, WorldModel
 from rlgen.agents.world_model.rounds import ByEvolution, ByPlanning, ByPPO, Dreamer, Rounds
 from rlgen.envs import FourRooms, OpenWorld
 from rlgen.seeding import drawing_from
@@ -248,5 +249,27 @@ def test_the_defaults_solve_four_rooms(call: Call, tmp_path: Path) -> None:
     assert line["real/success"] >= 0.95
     optimum = float(rows(out)["optimum"][2])
     assert line["real/length"] <= 1.35 * optimum
-    agent = PPO.load(tmp_path / "agent", WorldModel.load(tmp_path / "model").dream(64))
+    assert line["dream/false_goals"] <= 0.02
+    model = WorldModel.load(tmp_path / "model")
+    agent = PPO.load(tmp_path / "agent", model.dream(64))
     assert agent.total_steps == 65_536
+    real, dreamt = lengths(model, agent)
+    assert abs(dreamt / real - 1.0) <= 0.15
+
+
+def lengths(model: WorldModel, agent: PPO) -> tuple[float, float]:
+    """The mean steps of real episodes, and of dreamed ones from the same starts."""
+    world = FourRooms(64, observation="image")
+    real = record(world, model.pilot(agent), 512, seed=1, deterministic=False)
+    z = model.vision.encode(torch.stack([walk.obs[0] for walk in real]))
+    begin = z, model.memory.initial_state(512)
+    dream = Dream(model.vision, model.memory, begin, num_envs=512, max_steps=world.max_steps)
+    dream.reset(1)
+    steps, done = 0, torch.zeros(512, dtype=torch.bool)
+    with drawing_from(2):
+        while not bool(done.all()):
+            steps += int((~done).sum())
+            action, _ = agent.act(dream.observe(), deterministic=False)
+            _, terminated, truncated = dream.advance(action, frozen=done)
+            done |= terminated | truncated
+    return real.steps / 512, steps / 512
