@@ -223,7 +223,7 @@ def by_evolution(model: WorldModel, seed: int) -> Controller:
 def tried(
     model: WorldModel, agent: Any, where: Place, temperature: float, seed: int
 ) -> dict[str, float]:
-    """Episodes from the same starts, in reality and in the dream."""
+    """Episodes in reality, and in dreams whose starts are drawn among those."""
     world = place(where, EPISODES)
     real = record(world, model.pilot(agent), EPISODES, seed=10**6 + seed, deterministic=True)
     firsts = torch.stack([walk.obs[0] for walk in real])
@@ -277,7 +277,7 @@ def report(out: Path = Path("docs/results/world_model.md")) -> None:
         f"PPO in the dream: {DREAMED_STEPS:,} steps with {listed(IN_DREAMS)}. CMA-ES: "
         f"{GENERATIONS} generations of {POPULATION} candidates with {ROLLOUTS} dreams each"
     )
-    document(rows, chance, settings, out)
+    document(rows, chance, settings, out, episodes=EPISODES)
 
 
 if __name__ == "__main__":

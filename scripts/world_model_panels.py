@@ -15,7 +15,7 @@ ORDER = ("PPO", "CMA-ES", "PPO, untrained M")
 
 
 def document(
-    rows: Rows, chance: dict[str, float], settings: str, out: Path, *, episodes: int = 1000
+    rows: Rows, chance: dict[str, float], settings: str, out: Path, *, episodes: int
 ) -> None:
     """Write it.
 
