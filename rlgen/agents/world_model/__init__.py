@@ -2,6 +2,7 @@
 
 from rlgen.agents.world_model.controller import Controller, Evolution, evolve, maximise
 from rlgen.agents.world_model.dream import Dream
+from rlgen.agents.world_model.dyna import Dyna, TabularModel
 from rlgen.agents.world_model.exploring import Untried, Wandering
 from rlgen.agents.world_model.memory import Memory
 from rlgen.agents.world_model.model import WorldModel
