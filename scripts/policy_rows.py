@@ -10,6 +10,8 @@ from torch import Tensor
 from rlgen.agents import PPO, Policy, VFunc
 from rlgen.agents import policy_measures as pm
 from rlgen.agents.anneal import Anneal
+from rlgen.agents.exploration import TableCounts
+from rlgen.agents.reward_model import Stream
 from rlgen.envs import FourRooms, OpenWorld
 from rlgen.envs.grid import Cell
 from rlgen.envs.tabular import TabularGrid
@@ -34,6 +36,7 @@ class Recipe:
         noise: on what policies do, where they are compared.
         action_entropy: PPO's weight of the action's entropy, where it changes.
         closed: cells that are closed one by one after training.
+        novelty: weight of a bonus for cells by how seldom anybody was there; for all rows alike.
         members: of an ensemble, so many that each still learns with its share of the steps.
     """
 
@@ -46,6 +49,7 @@ class Recipe:
     action_entropy: Anneal | None
     closed: Sequence[Cell]
     members: int = 64
+    novelty: float = 0.0
 
 
 def open_world(size: int, limit: int) -> Callable[[int, int], TabularGrid]:
@@ -78,7 +82,7 @@ RECIPES = {
         four_rooms, 512, 1_800_000,
         {**STILL, "discount": 0.97, "lr": 3e-3, "minibatch": 8192},
         0.07, Anneal(2.0, 0.5, steps=800_000, geometric=True),
-        Anneal(0.2, 0.0, steps=720_000), ((3, 6), (6, 2)), 32,
+        Anneal(0.2, 0.0, steps=720_000), ((3, 6), (6, 2)), 32, 0.3,
     ),
 }  # fmt: skip
 
@@ -92,7 +96,15 @@ def untrained(recipe: Recipe, seed: int, **changes: Any) -> VFunc:
     """The agent of a recipe; `changes` are of VFunc's arguments."""
     names = ("settings", "entropy_weight", "noise", "action_entropy")
     arguments = {**{name: getattr(recipe, name) for name in names}, **changes}
-    return VFunc(recipe.world(recipe.copies, seed), seed=seed, **arguments)
+    world = recipe.world(recipe.copies, seed)
+    return VFunc(world, reward_models=novelty(recipe), seed=seed, **arguments)
+
+
+def novelty(recipe: Recipe) -> dict[str, Stream]:
+    """The recipe's bonus, if it has one; new, for it counts."""
+    if not recipe.novelty:
+        return {}
+    return {"novelty": Stream(TableCounts(), recipe.novelty, episodic=False)}
 
 
 def falls(recipe: Recipe) -> bool:
@@ -172,7 +184,8 @@ def plain(recipe: Recipe, seed: int, copies: int, steps: int) -> PPO:
     """PPO without z, with the recipe's settings and some entropy at the beginning."""
     settings = {**recipe.settings, "minibatch": recipe.settings.get("minibatch", 2048)}
     settings["entropy_weight"] = 0.01  # or it may never see the goal
-    agent = PPO(recipe.world(copies, seed), seed=seed % 2**31, **settings)
+    world = recipe.world(copies, seed)
+    agent = PPO(world, reward_models=novelty(recipe), seed=seed % 2**31, **settings)
     return agent.learn(steps, progress=False)
 
 

@@ -147,6 +147,8 @@ def settings_of(recipe: Recipe) -> str:
             f" and an action's entropy {falls(recipe.action_entropy)}, that the same with entropy "
             "weight 0 has, too"
         )
+    if recipe.novelty:
+        more += f" and a bonus for seldom visited cells of weight {recipe.novelty}"
     return (
         f"{recipe.total:,} steps of {recipe.copies} copies, PPO with {told}, an entropy weight of "
         f"{recipe.entropy_weight}, noise {falls(recipe.noise)}{more}. "

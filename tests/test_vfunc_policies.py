@@ -13,6 +13,7 @@ from torch import Tensor
 from rlgen.agents import PPO, REINFORCE, ActorCritic, VFunc, planning
 from rlgen.agents import policy_measures as pm
 from rlgen.agents.anneal import Anneal
+from rlgen.agents.exploration import TableCounts
 from rlgen.agents.latent import Latent, LatentPolicy
 from rlgen.agents.variety import PolicyFunction, Replay, SquaredDistance, Variety
 from rlgen.envs import FourRooms, OpenWorld
@@ -480,3 +481,21 @@ def test_it_learns_most_of_the_shortest_paths_of_an_open_world() -> None:
     assert found.distinct >= 50 and found.entropy >= 3.5 and found.agree >= 0.6
     assert found.given < 1.5
     assert 1.0 < agent.information_bound() < math.log(128)
+
+
+def test_a_bonus_counts_what_the_world_shows_whoever_was_there(tmp_path: Path) -> None:
+    """With z behind an observation, each would be new."""
+
+    def bonus() -> dict[str, Any]:
+        return {"new": (TableCounts(), 0.1)}
+
+    world = OpenWorld(8, size=3, start=(0, 0), max_steps=9, seed=0)
+    models = bonus()
+    agent = VFunc(world, settings={"steps": 8}, latent=3, reward_models=models, seed=1)
+    agent.learn(8 * 8 * 4, progress=False)
+    assert 2 <= len(models["new"][0].table.keys) <= 9
+    agent.save(tmp_path)
+    again = VFunc.load(tmp_path, world, reward_models=bonus())
+    assert torch.equal(
+        again.earnings.streams["new"].model.state_dict()["counts"], models["new"][0].table.counts
+    )

@@ -1,7 +1,9 @@
 """Policies with a latent code: z says in which way to act, for the whole of an episode."""
 
+import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -11,7 +13,9 @@ from torch.distributions import Distribution
 
 from rlgen.agents.observations import Features, ObservationNet
 from rlgen.agents.policy import Policy
+from rlgen.agents.reward_model import RewardModel
 from rlgen.agents.told import Told
+from rlgen.agents.transitions import Transitions
 from rlgen.envs.world import World
 from rlgen.generative.functions import Prior
 from rlgen.generative.heads import Head
@@ -69,6 +73,36 @@ class Latent(Told):
         assert shape is not None
         bound = np.full(math.prod(shape) + self.prior.width, np.inf, np.float32)
         return gymnasium.spaces.Box(-bound, bound)
+
+
+class Bare:
+    """A reward model that is asked about what the world shows, without the z behind it.
+
+    What one way has seen is then known to all: a bonus for what is new sends none of them anew.
+
+    Args:
+        model: of the world's observations, flat and scaled.
+        width: of z there.
+    """
+
+    def __init__(self, model: RewardModel, width: int) -> None:
+        self.model, self.width = model, width
+
+    def reward(self, t: Transitions) -> Tensor:
+        return self.model.reward(self._bare(t))
+
+    def update(self, t: Transitions) -> dict[str, float]:
+        return self.model.update(self._bare(t))
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.model.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state)
+
+    def _bare(self, t: Transitions) -> Transitions:
+        obs, onward = t.obs[:, : -self.width], t.next_obs[:, : -self.width]
+        return dataclasses.replace(t, obs=obs, next_obs=onward)
 
 
 def for_each(z: Tensor, n: int, prior: Prior) -> Tensor:

@@ -4,6 +4,7 @@ Notation: z, the code of a policy, fixed for an episode; f, what the policy pi_z
 S_H: its action probabilities there, under noise of a fixed amount.
 """
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, cast
@@ -13,13 +14,14 @@ from torch import Tensor
 
 from rlgen.agents.anneal import Anneal
 from rlgen.agents.evaluation import evaluate
-from rlgen.agents.latent import Latent, LatentPolicy, drawn, for_each
+from rlgen.agents.latent import Bare, Latent, LatentPolicy, drawn, for_each
 from rlgen.agents.learners.earnings import Batch, Models
 from rlgen.agents.learners.learner import Learner
 from rlgen.agents.learners.ppo import PPO
 from rlgen.agents.learners.reinforce import REINFORCE
 from rlgen.agents.policies import Policies
 from rlgen.agents.policy import ActorCritic
+from rlgen.agents.reward_model import as_streams
 from rlgen.agents.transitions import flat
 from rlgen.agents.variety import (
     Between,
@@ -86,8 +88,9 @@ class VFunc(Learner):
             before any is settled on.
         capacity: of the replay buffer, in observations.
         hidden: widths of the policy's hidden layers.
-        reward_models: name -> a reward model, (model, weight), or a `Stream`; they see observations
-            with z behind them, as the policy does.
+        reward_models: name -> a reward model, (model, weight), or a `Stream`; they see the world's
+            observations, flat and scaled, without z. A bonus for what is new lets all ways to a
+            goal be found, where the first one would be the only one.
         seed: of everything random here; the world has its own.
 
     Example:
@@ -139,7 +142,11 @@ class VFunc(Learner):
                 replay=Replay(capacity, always),
             )
         model.encoder = self.variety.encoder  # learns, is kept and is saved with the policy
-        shared: dict[str, Any] = {"model": model, "reward_models": reward_models, "seed": seed}
+        streams = {
+            name: dataclasses.replace(one, model=Bare(one.model, self.prior.width))
+            for name, one in as_streams(reward_models or {}).items()
+        }
+        shared: dict[str, Any] = {"model": model, "reward_models": streams, "seed": seed}
         self.task = _task(task, self.latent_world, settings or {}, shared)
         super().__init__(self.latent_world, **shared, **_rules(self.task))
         self.given_world, self.earnings = world, self.task.earnings
