@@ -236,7 +236,7 @@ def walked(slip: float, episodes: int, steps: int, width: int = 64) -> WorldMode
 @torch.no_grad()
 def test_r21_tokens_are_right_for_thirty_steps() -> None:
     """27k real steps without a slip: cells, illegal moves, false and missed goals."""
-    model = walked(0.0, 300, 2500)
+    model = walked(0.0, 300, 4000)
     assert 24_000 <= model.data.steps <= 30_000
     world = FourRooms(1)
     n, horizon, goal = 4000, 30, int(world.goal)
