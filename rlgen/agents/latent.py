@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from rlgen.agents.observations import Features, ObservationNet
-from rlgen.agents.policy import Policy
+from rlgen.agents.policy import Policy, shrink_last
 from rlgen.agents.reward_model import RewardModel
 from rlgen.agents.told import Told
 from rlgen.agents.transitions import Transitions
@@ -189,11 +189,7 @@ class LatentPolicy(Policy):
         assert self.context_shape is not None
         inputs, outputs = self.context_shape.numel(), self.head.size(self.event_shape)
         self.net = LatentNet(inputs, width, outputs, hidden)
-        last = self.net.mlp[-1]
-        assert isinstance(last, nn.Linear)
-        with torch.no_grad():  # begins close to uniform
-            last.weight.mul_(0.01)
-            last.bias.zero_()
+        shrink_last(self.net.mlp, 0.01)
 
     @classmethod
     def beside(cls, world: Latent, *, hidden: Sequence[int] = (64, 64)) -> "LatentPolicy":

@@ -8,6 +8,7 @@ from rlgen.agents.actions import within_bounds
 from rlgen.agents.latent import Latent, LatentPolicy
 from rlgen.envs.tabular import TabularGrid
 from rlgen.envs.world import World
+from rlgen.generative.functions.vfunc import line
 from rlgen.seeding import drawing_from, mix
 
 
@@ -111,9 +112,4 @@ class Policies:
 
     def between(self, steps: int) -> "Policies":
         """`steps` policies on the straight line in z from the first to the last."""
-        if not self.z.is_floating_point():
-            raise ValueError("symbols have nothing between them")
-        if steps < 2:
-            raise ValueError(f"'steps' must be at least 2, got {steps}")
-        t = torch.linspace(0.0, 1.0, steps, device=self.z.device)
-        return Policies(self.world, self.policy, torch.lerp(self.z[:1], self.z[-1:], t[:, None]))
+        return Policies(self.world, self.policy, line(self.z, steps))

@@ -60,7 +60,7 @@ class Policy(DensityModel):
         outputs = self.head.size(self.event_shape)
         self.net = ObservationNet(self.context_shape, self.obs_dtype, outputs, hidden, memory)
         self.support = self.head.support
-        _shrink_last(self.net.mlp, 0.01)  # begins close to uniform
+        shrink_last(self.net.mlp, 0.01)
 
     @classmethod
     def of(
@@ -185,7 +185,8 @@ def _form(
 
 
 @torch.no_grad()
-def _shrink_last(layers: nn.Sequential, factor: float) -> None:
+def shrink_last(layers: nn.Sequential, factor: float) -> None:
+    """Let outputs begin close to 0, and so what they decide close to uniform."""
     last = layers[-1]
     assert isinstance(last, nn.Linear)
     last.weight.mul_(factor)

@@ -5,7 +5,7 @@ actions, under noise of a fixed amount.
 """
 
 import math
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import gymnasium
 import torch
@@ -15,6 +15,7 @@ from torch.distributions import Categorical
 from rlgen.agents.actions import within_bounds
 from rlgen.agents.anneal import Anneal
 from rlgen.agents.latent import LatentPolicy
+from rlgen.envs.tabular import check_choice
 from rlgen.generative import VFunc as FunctionModel
 from rlgen.generative.functions import (
     Difference,
@@ -61,7 +62,8 @@ class Variety:
         if encoder is None:
             listed = bound == "discretise" or prior.symbols is not None
             encoder = "likelihood" if listed else "difference"
-        check_choices(bound=(bound, Bound), encoder=(encoder, Encoder))
+        check_choice("bound", bound, Bound)
+        check_choice("encoder", encoder, Encoder)
         scores = encoder in ("likelihood", "similarity")
         if bound == "maxent" and scores and prior.symbols is None:
             raise ValueError(
@@ -308,11 +310,3 @@ def _comparison(
     if encoder == "direct":
         return Direct(prior, inputs=inputs, outputs=outputs)
     return Difference(prior.width, inputs=inputs, outputs=outputs, scale=noise)
-
-
-def check_choices(**given: tuple[object, Any]) -> None:
-    """Each is a value and the Literal of what it may be."""
-    for name, (value, choices) in given.items():
-        allowed = get_args(choices)
-        if value not in allowed:
-            raise ValueError(f"{name!r} must be one of {', '.join(allowed)}, got {value!r}")

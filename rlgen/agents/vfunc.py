@@ -30,9 +30,8 @@ from rlgen.agents.variety import (
     PolicyFunction,
     Replay,
     Variety,
-    check_choices,
 )
-from rlgen.envs.tabular import TabularGrid
+from rlgen.envs.tabular import TabularGrid, check_choice
 from rlgen.envs.world import World
 from rlgen.generative.functions import Prior, StandardNormal
 from rlgen.seeding import drawing_from, mix
@@ -142,10 +141,7 @@ class VFunc(Learner):
                 replay=Replay(capacity, always),
             )
         model.encoder = self.variety.encoder  # learns, is kept and is saved with the policy
-        streams = {
-            name: dataclasses.replace(one, model=Bare(one.model, self.prior.width))
-            for name, one in as_streams(reward_models or {}).items()
-        }
+        streams = _without_z(reward_models, self.prior)
         shared: dict[str, Any] = {"model": model, "reward_models": streams, "seed": seed}
         self.task = _task(task, self.latent_world, settings or {}, shared)
         super().__init__(self.latent_world, **shared, **_rules(self.task))
@@ -314,9 +310,17 @@ class VFunc(Learner):
 
 
 def _check(task: str, comparison: str, entropy_weight: float) -> None:
-    check_choices(task=(task, Task), comparison=(comparison, States))
+    check_choice("task", task, Task)
+    check_choice("comparison", comparison, States)
     if not 0.0 <= entropy_weight < math.inf:
         raise ValueError(f"'entropy_weight' must be at least 0 and finite, got {entropy_weight}")
+
+
+def _without_z(models: Models | None, prior: Prior) -> Models:
+    return {
+        name: dataclasses.replace(one, model=Bare(one.model, prior.width))
+        for name, one in as_streams(models or {}).items()
+    }
 
 
 def _rules(task: Learner) -> dict[str, Any]:

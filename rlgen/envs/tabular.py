@@ -83,8 +83,8 @@ class TabularGrid(TensorWorld[Walk]):
     ) -> None:
         if not 0.0 <= slip <= 1.0:
             raise ValueError(f"'slip' must be a probability, got {slip}")
-        _check_choice("slip_rule", slip_rule, SlipRule)
-        _check_choice("observation", observation, Observation)
+        check_choice("slip_rule", slip_rule, SlipRule)
+        check_choice("observation", observation, Observation)
         self.free = free.cpu()
         self.slip, self.slip_rule, self.observation = slip, slip_rule, observation
         self.next_cell = grid.moves(self.free)
@@ -282,7 +282,8 @@ class TabularGrid(TensorWorld[Walk]):
             raise ValueError("'goal' cannot be reached from everywhere that an episode may start")
 
 
-def _check_choice(name: str, value: object, choices: Any) -> None:
+def check_choice(name: str, value: object, choices: Any) -> None:
+    """`choices` is the Literal of what the value may be."""
     allowed = get_args(choices)
     if value not in allowed:
         raise ValueError(f"{name!r} must be one of {', '.join(allowed)}, got {value!r}")

@@ -333,14 +333,19 @@ class Functions:
 
     def between(self, steps: int) -> "Functions":
         """`steps` functions on the straight line in z from the first to the last, both included."""
-        if not self.z.is_floating_point():
-            raise ValueError("symbols have nothing between them")
-        if steps < 2:
-            raise ValueError(f"'steps' must be at least 2, got {steps}")
-        t = torch.linspace(0.0, 1.0, steps, dtype=self.z.dtype, device=self.z.device)
-        return Functions(self.model, torch.lerp(self.z[:1], self.z[-1:], t[:, None]))
+        return Functions(self.model, line(self.z, steps))
 
     def _outputs(self, values: Tensor) -> tuple[int, ...]:
         """The shape of one value, unless the head needs more numbers than that."""
         wanted = tuple(self.model.event_shape[1:])
         return wanted if math.prod(wanted) == values.shape[2] else (values.shape[2],)
+
+
+def line(z: Tensor, steps: int) -> Tensor:
+    """`steps` points on the straight line from the first row of z to the last, both included."""
+    if not z.is_floating_point():
+        raise ValueError("symbols have nothing between them")
+    if steps < 2:
+        raise ValueError(f"'steps' must be at least 2, got {steps}")
+    t = torch.linspace(0.0, 1.0, steps, dtype=z.dtype, device=z.device)
+    return torch.lerp(z[:1], z[-1:], t[:, None])
