@@ -141,7 +141,7 @@ class WorldModel(Configurable, nn.Module):
         self,
         *,
         vision_steps: int = 1000,
-        memory_steps: int = 2000,
+        memory_steps: int = 3000,
         batch_size: int = 64,
         window: int = 16,
         ends: float = 0.25,
