@@ -18,7 +18,7 @@ from typing import Any
 import partial_views
 import torch
 import tyro
-from figures import Notes, machine, spread
+from figures import Notes, listed, machine, spread
 
 from rlgen.agents import PPO
 from rlgen.agents.exploration import HashCounts
@@ -184,9 +184,9 @@ def scarce_lines(rows: list[dict[str, Any]]) -> list[str]:
         "that ended, where an action that was never tried costs .1, and for as many towards such "
         "actions; the agent that looks for them collects the next round, and "
         "wanders by chance after 0 to 60 steps. PPO has 16 copies, and the settings that were best "
-        f"on seeds 0 to 2 by the mean: of {len(TRIED['PPO'])} alone {told(best('PPO'))}, and of "
+        f"on seeds 0 to 2 by the mean: of {len(TRIED['PPO'])} alone {listed(best('PPO'))}, and of "
         f"{len(TRIED['PPO with counts'])} with hash counts (weight .1) "
-        f"{told(best('PPO with counts'))}.",
+        f"{listed(best('PPO with counts'))}.",
         "",
         "| | seeds | real steps | CPU-s |",
         "|---|---|---|---|",
@@ -198,10 +198,6 @@ def scarce_lines(rows: list[dict[str, Any]]) -> list[str]:
             found = spread(taken, 0).replace("inf", "never")
             lines.append(f"| {who} | {len(ends)} | {found} | {spread(seconds, 0)} |")
     return [*lines, "", f"![success over real steps]({PICTURE.name})", ""]
-
-
-def told(settings: dict[str, Any]) -> str:
-    return ", ".join(f"`{name}={value}`" for name, value in settings.items())
 
 
 def seeds_of(rows: list[dict[str, Any]], who: str) -> list[int]:

@@ -14,9 +14,9 @@ from typing import Any, Literal
 
 import torch
 import tyro
-from figures import Notes
+from figures import Notes, listed
 from torch import Tensor
-from world_model_panels import document, listed
+from world_model_panels import document
 
 from rlgen.agents import PPO
 from rlgen.agents.imitation import measures as imitation

@@ -47,3 +47,14 @@ def spread(found: Sequence[float], digits: int = 3) -> str:
     if len(found) == 1:
         return middle
     return f"{middle} ({min(found):,.{digits}f} to {max(found):,.{digits}f})"
+
+
+def table(head: Sequence[str], body: Sequence[Sequence[object]]) -> list[str]:
+    """The lines of a table."""
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return [*lines, *("| " + " | ".join(str(cell) for cell in row) + " |" for row in body)]
+
+
+def listed(settings: dict[str, Any]) -> str:
+    """Settings as a document names them."""
+    return ", ".join(f"`{name}={value}`" for name, value in settings.items())

@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from figures import Row, machine, spread
+from figures import Row, listed, machine, spread, table
 from policy_rows import FORMS, FORMS_TOTAL, RECIPES, SCALES, SUCCESS, WEIGHTS, Recipe
 
 from rlgen.agents.anneal import Anneal
@@ -140,7 +140,6 @@ def by_who(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
 
 def settings_of(recipe: Recipe) -> str:
     """How VFunc learnt, in a sentence."""
-    told = ", ".join(f"`{name}={value}`" for name, value in recipe.settings.items())
     more = ""
     if recipe.action_entropy is not None:
         more = (
@@ -148,11 +147,13 @@ def settings_of(recipe: Recipe) -> str:
             "weight 0 has, too"
         )
     if recipe.novelty:
-        more += f" and a bonus for seldom visited cells of weight {recipe.novelty}"
+        more += (
+            f", and a bonus of weight {recipe.novelty} for seldom visited cells, that all rows have"
+        )
     return (
-        f"{recipe.total:,} steps of {recipe.copies} copies, PPO with {told}, an entropy weight of "
-        f"{recipe.entropy_weight}, noise {falls(recipe.noise)}{more}. "
-        f"The ensemble has {recipe.members} policies."
+        f"{recipe.total:,} steps of {recipe.copies} copies, PPO with "
+        f"{listed(recipe.settings)}, an entropy weight of {recipe.entropy_weight}, noise "
+        f"{falls(recipe.noise)}{more}. The ensemble has {recipe.members} policies."
     )
 
 
@@ -332,8 +333,3 @@ def cost(rows: Sequence[Row], seconds: float) -> list[str]:
         f"on two cores {seconds / 120:.0f}; the longest row {longest['seconds'] / 60:.1f}: "
         f"{WHO[longest['who']]}, {WORLDS[longest['world']]}, seed {longest['seed']}.",
     ]
-
-
-def table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    return [*lines, *("| " + " | ".join(row) + " |" for row in body)]

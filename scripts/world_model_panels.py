@@ -3,10 +3,10 @@
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from figures import Row, machine, spread
+from figures import Row, listed, machine, spread, table
 from imitation_pictures import COLOURS, pyplot, save
 
 Rows = Sequence[Row]
@@ -59,10 +59,6 @@ def middle(rows: Rows, figure: Callable[[Row], float], digits: int = 3) -> str:
     return spread([figure(row) for row in rows], digits)
 
 
-def listed(settings: dict[str, Any]) -> str:
-    return ", ".join(f"`{name}={value}`" for name, value in settings.items())
-
-
 def fitted(rows: Rows) -> str:
     """How V and M were fitted, as the rows have it."""
     each = dict[str, list[str]]()
@@ -80,11 +76,6 @@ def mean(found: Sequence[float]) -> float:
 def rate(found: Sequence[float | None]) -> float:
     """The mean over horizons; where no dream was left there is none."""
     return mean([x for x in found if x is not None and x == x])
-
-
-def table(head: Sequence[str], body: Sequence[Sequence[object]]) -> list[str]:
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    return [*lines, *("| " + " | ".join(str(cell) for cell in row) + " |" for row in body)]
 
 
 # against the truth

@@ -78,8 +78,8 @@ class Variety:
             raise ValueError(f"'candidates' must be at least 2, got {candidates}")
         if points < 1:
             raise ValueError(f"'points' must be positive, got {points}")
-        first, *rest = (noise.start, noise.end) if isinstance(noise, Anneal) else (noise,)
-        for scale in (first, *rest):
+        scales = (noise.start, noise.end) if isinstance(noise, Anneal) else (noise,)
+        for scale in scales:
             if not 0.0 < scale < math.inf:
                 raise ValueError(f"'noise' must be positive and finite, got {scale}")
         self.bound, self.draws, self.noise, self.replay = bound, candidates, noise, replay
@@ -90,8 +90,8 @@ class Variety:
             function,
             inputs=function.inputs,
             prior=prior,
-            comparison=_comparison(encoder, prior, function.inputs, function.outputs, first),
-            head=FixedNormal(first),
+            comparison=_comparison(encoder, prior, function.inputs, function.outputs, scales[0]),
+            head=FixedNormal(scales[0]),
         )
 
     @property

@@ -84,7 +84,12 @@ class Latents:
         weight = (offset[:, :-1] < steps.minimum(last[:, None] + 1)).to(torch.float32)
         index = self.first[episode, None] + offset.minimum(steps)
         here = index[:, :-1]
-        fair = weight * self._fair(length, some / count)[here]
+        # a step is in `length` of all pieces, and in the last one if its episode terminated soon
+        often = (1.0 - some / count) * length / spans.sum()
+        more = some / count / max(1, len(ended))
+        soon = self._ended[episode, None] & (steps - offset[:, :-1] <= length)
+        mean = often + more * self.steps[ended].clamp_max(length).sum() / self.steps.sum()
+        fair = weight * mean / (often + more * soon)
         parts = self.action[here], self.reward[here], self.terminated[here]
         return Windows(self.draw(index), *parts, weight, fair)
 
@@ -92,23 +97,6 @@ class Latents:
     def _ended(self) -> Tensor:
         """Which episodes terminated, (episodes,)."""
         return self.terminated[self.first + self.steps - 1]
-
-    def _fair(self, length: int, ends: float) -> Tensor:
-        """What undoes how often `windows` meets each step, with a mean of 1 over what it meets.
-
-        A step is in `length` of all pieces, and in the last one if its episode terminated soon.
-        """
-        total, spans = self.steps.sum(), (self.steps + length - 1).sum()
-        rate = torch.full_like(self.reward, (1.0 - ends) * length / float(spans))
-        if ends:
-            ended = self._ended
-            left = (self.first + self.steps).repeat_interleave(self.steps + 1)
-            left = left - torch.arange(len(rate), device=rate.device)  # steps to the end, of each
-            soon = ended.repeat_interleave(self.steps + 1) & (left <= length) & (left > 0)
-            rate = rate + soon * (ends / ended.sum())
-        steps = torch.ones_like(rate)
-        steps[self.first + self.steps] = 0.0  # no step begins in an episode's last latent
-        return (steps * rate).sum() / (total * rate)
 
     def padded(self) -> Windows:
         """All episodes whole, each in a row as long as the longest; latents without noise."""
