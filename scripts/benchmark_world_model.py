@@ -227,11 +227,8 @@ def tried(
     world = place(where, EPISODES)
     real = record(world, model.pilot(agent), EPISODES, seed=10**6 + seed, deterministic=True)
     firsts = torch.stack([walk.obs[0] for walk in real])
-    begin = model.vision.encode(firsts), model.memory.initial_state(EPISODES)
     form: dict[str, Any] = {"max_steps": CAP, "seed": mix(seed, 15)}
-    dream = Dream(
-        model.vision, model.memory, begin, num_envs=EPISODES, temperature=temperature, **form
-    )
+    dream = model.dream(EPISODES, temperature=temperature, obs=firsts, **form)
     return {
         "success": sum(walk.terminated for walk in real) / len(real),
         "length": real.steps / len(real),

@@ -154,13 +154,13 @@ def really(o: Options, actor: Actor | None, episodes: int) -> Demonstrations:
 
 
 @torch.no_grad()
-def dreamily(o: Options, rounds: Rounds) -> Judged:
-    """The same agent in the dream that it learnt in, its episodes begun as the world's are."""
-    world = world_of(o, 1)
-    dream = rounds.model.dream(
+def dreamily(o: Options, rounds: Rounds, real: Demonstrations) -> Judged:
+    """The same agent in dreams that begin where these real episodes did."""
+    world, model = world_of(o, 1), rounds.model
+    dream = model.dream(
         o.evaluation,
         temperature=o.temperature,
-        resets=True,
+        obs=torch.stack([episode.obs[0] for episode in real]),
         max_steps=world.max_steps,
         seed=o.seed + HELD_OUT,
     )

@@ -43,10 +43,10 @@ def machine(*packages: str) -> str:
 
 def spread(found: Sequence[float], digits: int = 3) -> str:
     """The median, and of more than one the range."""
-    middle = f"{statistics.median(found):,.{digits}f}"
+    middle = f"{statistics.median(found):z,.{digits}f}"
     if len(found) == 1:
         return middle
-    return f"{middle} ({min(found):,.{digits}f} to {max(found):,.{digits}f})"
+    return f"{middle} ({min(found):z,.{digits}f} to {max(found):z,.{digits}f})"
 
 
 def table(head: Sequence[str], body: Sequence[Sequence[object]]) -> list[str]:

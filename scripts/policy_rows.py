@@ -18,6 +18,7 @@ from rlgen.envs.tabular import TabularGrid
 from rlgen.seeding import drawing_from, mix
 
 Draw = Callable[[int, int], Tensor]  # so many policies by a seed -> their table (n, S, A)
+Where = Callable[..., TabularGrid]
 SCALES = (3.2, 1.6, 0.8, 0.4, 0.2, 0.1, 0.05, 0.025, 0.0125)  # of noise on parameters, large first
 WEIGHTS = (0.01, 0.05, 0.2)  # of an action's entropy
 SUCCESS = 0.95  # less than this, and variety does not count
@@ -28,7 +29,7 @@ class Recipe:
     """A world, and how a distribution over policies is learnt there.
 
     Args:
-        world: copies, seed -> the world.
+        world: copies, seed, device -> the world.
         copies: of it, in training.
         total: steps of training, over all copies.
         settings: of PPO.
@@ -36,11 +37,12 @@ class Recipe:
         noise: on what policies do, where they are compared.
         action_entropy: PPO's weight of the action's entropy, where it changes.
         closed: cells that are closed one by one after training.
-        novelty: weight of a bonus for cells by how seldom anybody was there; for all rows alike.
         members: of an ensemble, so many that each still learns with its share of the steps.
+        novelty: weight of a bonus for cells by how seldom anybody was there; for all rows alike.
+        device: where policies with a z learn.
     """
 
-    world: Callable[[int, int], TabularGrid]
+    world: Where
     copies: int
     total: int
     settings: dict[str, Any]
@@ -50,14 +52,19 @@ class Recipe:
     closed: Sequence[Cell]
     members: int = 64
     novelty: float = 0.0
+    device: str = "cpu"
 
 
-def open_world(size: int, limit: int) -> Callable[[int, int], TabularGrid]:
-    return lambda n, seed: OpenWorld(n, size=size, start=(0, 0), max_steps=limit, seed=seed)
+def open_world(size: int, limit: int) -> Where:
+    def made(copies: int, seed: int, device: str = "cpu") -> TabularGrid:
+        form: dict[str, Any] = {"size": size, "start": (0, 0), "max_steps": limit}
+        return OpenWorld(copies, **form, seed=seed, device=device)
+
+    return made
 
 
-def four_rooms(copies: int, seed: int) -> TabularGrid:
-    return FourRooms(copies, start=(1, 1), seed=seed)
+def four_rooms(copies: int, seed: int, device: str = "cpu") -> TabularGrid:
+    return FourRooms(copies, start=(1, 1), seed=seed, device=device)
 
 
 FORMS_TOTAL = 300_000  # steps, as some are slow
@@ -96,7 +103,7 @@ def untrained(recipe: Recipe, seed: int, **changes: Any) -> VFunc:
     """The agent of a recipe; `changes` are of VFunc's arguments."""
     names = ("settings", "entropy_weight", "noise", "action_entropy")
     arguments = {**{name: getattr(recipe, name) for name in names}, **changes}
-    world = recipe.world(recipe.copies, seed)
+    world = recipe.world(recipe.copies, seed, recipe.device)
     return VFunc(world, reward_models=novelty(recipe), seed=seed, **arguments)
 
 
@@ -236,7 +243,8 @@ def adapted(world: TabularGrid, draw: Draw, closed: Sequence[Cell]) -> list[int]
 
 def played(agent: VFunc, recipe: Recipe, seed: int) -> list[int]:
     """The same of VFunc's policies, by one episode of each."""
-    policies, world = agent.sample_policies(500, generator=2), recipe.world(500, seed)
+    policies = agent.sample_policies(500, generator=2)
+    world = recipe.world(500, seed, recipe.device)
     return [len(policies.arriving(world.blocked(cell))) for cell in recipe.closed]
 
 

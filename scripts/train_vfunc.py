@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from options import Refused, answered, check_folder, check_name, check_numbers
+from options import Refused, answered, check_device, check_folder, check_name, check_numbers
 from policy_rows import RECIPES, Recipe, drawing, falls, lasting, open_world, seen, untrained
 from rich.console import Console
 from rich.table import Table
@@ -52,6 +52,7 @@ class Options:
         points: visited states at which policies are compared.
         candidates: z at each gradient step.
         closed: row and column of a cell that is closed after training, to see who still arrives.
+        device: such as cpu or cuda.
         seed: of everything random.
         out: the folder of the run and its picture.
     """
@@ -67,6 +68,7 @@ class Options:
     points: int = 16
     candidates: int = 128
     closed: tuple[int, int] | None = None
+    device: str = "cpu"
     seed: int = 0
     out: Path = Path("runs/vfunc")
 
@@ -84,7 +86,7 @@ def recipe_of(o: Options) -> Recipe:
     if o.task == "reinforce":
         settings.pop("minibatch", None)
     weight = recipe.entropy_weight if o.entropy_weight < 0.0 else o.entropy_weight
-    recipe = dataclasses.replace(recipe, settings=settings, entropy_weight=weight)
+    recipe = dataclasses.replace(recipe, settings=settings, entropy_weight=weight, device=o.device)
     return lasting(recipe, o.steps or recipe.total)
 
 
@@ -101,6 +103,7 @@ def check(o: Options) -> None:
         raise Refused(f"--size is for OpenWorld, not for {o.world}")
     if not o.entropy_weight < math.inf:
         raise Refused(f"--entropy-weight must be finite, got {o.entropy_weight}")
+    check_device(o.device)
     if o.closed is not None:
         recipe_of(o).world(1, 0).blocked(o.closed)
     check_folder(o.out)
@@ -124,7 +127,7 @@ def train(o: Options, console: Console) -> None:
     one = recipe.world(1, o.seed)
     table = table_of(agent, one, f"{o.world}, {agent.total_steps} steps, {seconds:.0f} s")
     if o.closed is not None:
-        blocked = recipe.world(TRIED, o.seed).blocked(o.closed)
+        blocked = recipe.world(TRIED, o.seed, o.device).blocked(o.closed)
         fit = len(agent.sample_policies(TRIED, generator=2).arriving(blocked))
         table.add_row(f"of {TRIED} policies, arrive with {o.closed} closed", f"{fit}")
     console.print(table)

@@ -173,8 +173,8 @@ def train(o: Options, console: Console) -> None:
         start = time.process_time()
         metrics = rounds.iterate(progress=True)
         metrics["seconds"] = time.process_time() - start
-        metrics |= Judged.of(really(o, rounds.pilot(), o.evaluation)).metrics("real")
-        metrics |= dreamily(o, rounds).metrics("dream")
+        real = really(o, rounds.pilot(), o.evaluation)
+        metrics |= Judged.of(real).metrics("real") | dreamily(o, rounds, real).metrics("dream")
         run.log(rounds.steps, {"round": rounds.round, **metrics})
         run.save(rounds.steps, rounds)
         console.print(told(run.metrics()[-1]), highlight=False)

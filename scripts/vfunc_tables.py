@@ -78,8 +78,8 @@ def heading() -> list[str]:
         "`python scripts/benchmark_vfunc.py measure` with `--world open5`, `open8` and `rooms`, "
         "`pictures`, then `report`.",
         "",
-        f"{machine()}. On a GPU: not measured. Settings were chosen on the seeds 0, 1 and 2; these "
-        "are others. Median, and range over seeds in brackets.",
+        f"{machine()}. On a GPU: not measured. Settings were chosen on the seeds 0 to 7; these are "
+        "others. Median, and range over seeds in brackets.",
         "",
         "d500, d2000: different shortest paths among the greedy paths of so many drawn policies. "
         "H: entropy of the greedy path over 2,000 draws, in nats. agree: how likely a sampled "

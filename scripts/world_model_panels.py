@@ -283,7 +283,7 @@ def agents_line(found: Rows) -> list[str]:
         middle(found, lambda row: row["success"]),
         middle(found, lambda row: row["length"], 1),
         middle(found, lambda row: row["dreamed_length"], 1),
-        f"{100 * statistics.median(apart(row) for row in found):+.0f} %",
+        f"{round(100 * statistics.median(apart(row) for row in found)):+d} %",
         middle(found, lambda row: row["length"] / row["optimum"], 2),
         middle(found, lambda row: row["dreamed_false"]),
         f"{statistics.median(seconds):.0f}" if seconds else "",

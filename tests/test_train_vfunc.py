@@ -40,6 +40,7 @@ def test_help_shows_every_option_with_its_default(call: Call) -> None:
         (("--closed", "9", "9"), "cells"),
         (("--world", "FourRooms", "--size", "8"), "--size is for OpenWorld, not for FourRooms"),
         (("--closed", "0", "0"), "start"),
+        (("--device", "nowhere"), "--device 'nowhere' is not there"),
     ],
 )
 def test_a_mistake_is_one_line_and_starts_nothing(

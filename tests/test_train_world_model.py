@@ -15,7 +15,7 @@ from rlgen import checkpoint
 from rlgen.agents import PPO
 from rlgen.agents.imitation.measures import cells
 from rlgen.agents.imitation.recording import record
-from rlgen.agents.world_model import Controller, Dream, WorldModel
+from rlgen.agents.world_model import Controller, WorldModel
 from rlgen.agents.world_model.rounds import ByEvolution, ByPlanning, ByPPO, Dreamer, Rounds
 from rlgen.envs import FourRooms, OpenWorld
 from rlgen.seeding import drawing_from
@@ -261,9 +261,8 @@ def lengths(model: WorldModel, agent: PPO) -> tuple[float, float]:
     """The mean steps of real episodes, and of dreamed ones from the same starts."""
     world = FourRooms(64, observation="image")
     real = record(world, model.pilot(agent), 512, seed=1, deterministic=False)
-    z = model.vision.encode(torch.stack([walk.obs[0] for walk in real]))
-    begin = z, model.memory.initial_state(512)
-    dream = Dream(model.vision, model.memory, begin, num_envs=512, max_steps=world.max_steps)
+    firsts = torch.stack([walk.obs[0] for walk in real])
+    dream = model.dream(512, obs=firsts, max_steps=world.max_steps)
     dream.reset(1)
     steps, done = 0, torch.zeros(512, dtype=torch.bool)
     with drawing_from(2):

@@ -292,6 +292,18 @@ def test_dreams_begin_where_they_are_told_to(resets: bool) -> None:
     assert later[-1].any() and dream.state.z[later[-1]].unique().max() < 15
 
 
+def test_dreams_begin_with_what_is_shown() -> None:
+    """No episode is needed, and nothing is remembered of any."""
+    seen = torch.eye(16)
+    model = WorldModel(exact_vision(seen), Memory.of(1, actions=4, symbols=16, width=8))
+    dream = model.dream(400, obs=seen[[3, 14]], seed=0, max_steps=3)
+    dream.reset()
+    assert dream.state.z[:, 0].unique().tolist() == [3, 14]
+    assert (dream.state.memory == 0).all()
+    later = [dream.step(action).done for action in actions(dream, 3)]
+    assert set(dream.state.z[later[-1]].unique().tolist()) <= {3, 14}
+
+
 def test_noise_goes_on_while_the_first_copy_waits() -> None:
     """Trap: a stream that hangs on one copy repeats itself when that one has come to its end."""
     dream = dream_of(n=8, temperature=1e6, max_steps=1000)

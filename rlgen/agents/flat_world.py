@@ -1,6 +1,5 @@
 """Worlds that are seen in parts, as the tensors that networks take."""
 
-import torch
 from gymnasium import spaces
 from torch import Tensor
 
@@ -30,19 +29,12 @@ class FlatWorld:
 
     def __init__(self, world: World) -> None:
         self.world = world
+        self.num_envs, self.device = world.num_envs, world.device
         self.observation_space = flat_space(world.observation_space)
         self.action_space = world.action_space
         if isinstance(world, Stateful):  # only then is this one, too
             self.state_dict = world.state_dict
             self.load_state_dict = world.load_state_dict
-
-    @property
-    def num_envs(self) -> int:
-        return self.world.num_envs
-
-    @property
-    def device(self) -> torch.device:
-        return self.world.device
 
     def reset(self, seed: int | None = None) -> Tensor:
         """Start new episodes in all copies."""

@@ -32,6 +32,7 @@ class Told(ABC):
 
     def __init__(self, world: World, seed: int) -> None:
         self.world, self.seed = flattened(world), seed
+        self.num_envs, self.device = world.num_envs, world.device
         with drawing_from(0):  # only the scale of what is seen is used, and no weights
             self.features = features_of(self.world.observation_space)
         self.features.convolutions = None
@@ -42,14 +43,6 @@ class Told(ABC):
         self.told = self._next()
         if isinstance(self.world, Stateful):  # only then is this one, too
             self.state_dict, self.load_state_dict = self._state, self._load_state
-
-    @property
-    def num_envs(self) -> int:
-        return self.world.num_envs
-
-    @property
-    def device(self) -> torch.device:
-        return self.world.device
 
     @abstractmethod
     def beside(self, obs: Tensor, told: Tensor) -> Tensor:

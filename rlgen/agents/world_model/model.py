@@ -204,6 +204,7 @@ class WorldModel(Configurable, nn.Module):
         *,
         temperature: float = 1.0,
         resets: bool = False,
+        obs: Tensor | None = None,
         max_steps: int = 100,
         groups: int = 1,
         seed: int | None = None,
@@ -214,14 +215,18 @@ class WorldModel(Configurable, nn.Module):
             num_envs: copies.
             temperature: of M's draws.
             resets: begin where the world's episodes began, instead of anywhere in them.
+            obs: begin with one of these observations, (n, *observation), instead of in an episode
+                that was collected.
             max_steps: when an episode is truncated.
             groups: of copies that meet the same noise.
             seed: of the first reset, and of which latents episodes can begin at.
         """
-        with drawing_from(mix(seed or 0, 6)):
-            starts = Latents.of(self._data(), self.vision).starts(
-                self.memory, most=1024, resets=resets
-            )
+        if obs is None:
+            with drawing_from(mix(seed or 0, 6)):
+                latents = Latents.of(self._data(), self.vision)
+                starts = latents.starts(self.memory, most=1024, resets=resets)
+        else:
+            starts = self.vision.encode(obs), self.memory.initial_state(len(obs))
         return Dream(
             self.vision,
             self.memory,

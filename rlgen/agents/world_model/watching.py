@@ -80,19 +80,12 @@ class Watched:
         if not isinstance(done, gymnasium.spaces.Discrete) or done.n != memory.actions:
             raise ValueError(f"'world' must have {memory.actions} discrete actions, got {done}")
         self.world, self.vision, self.memory = world, vision, memory
+        self.num_envs, self.device = world.num_envs, world.device
         self.remembering = remembering
         self.observation_space = features_space(vision, memory, remembering)
         self.action_space = world.action_space
         self._z: Tensor
         self._state: Tensor
-
-    @property
-    def num_envs(self) -> int:
-        return self.world.num_envs
-
-    @property
-    def device(self) -> torch.device:
-        return self.world.device
 
     def reset(self, seed: int | None = None) -> Tensor:
         """Start new episodes in all copies; nothing is remembered."""
