@@ -142,6 +142,17 @@ def test_what_paths_tell_of_their_policies_is_as_enumerated() -> None:
                 exact += chance / 4 * math.log(chance / mixture)
     found = pm.behaviour(world, table, episodes=4000)
     assert found.information == pytest.approx(exact, abs=0.03)
+    every = {path for mine in paths for path in mine}
+    best = sum(max(mine.get(path, 0.0) for mine in paths) for path in every) / 4
+    assert found.recovered == pytest.approx(best, abs=0.03)
     assert 0.25 < found.recovered < 1.0
+
+
+def test_equal_policies_are_found_by_any_of_their_paths() -> None:
+    world, table = world_of(), tables(2)
+    once = pm.behaviour(world, table, episodes=4000)
+    twice = pm.behaviour(world, table[[0, 0, 1, 1]], episodes=2000)
+    assert 0.5 < once.recovered < 1.0
+    assert twice.recovered == pytest.approx(once.recovered, abs=0.03)
     same = pm.behaviour(world, table[:1].expand(4, -1, -1))
-    assert same.information == pytest.approx(0.0, abs=1e-9) and same.recovered == 0.0
+    assert same.information == pytest.approx(0.0, abs=1e-9) and same.recovered == 1.0
