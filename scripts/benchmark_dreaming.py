@@ -19,6 +19,7 @@ import partial_views
 import torch
 import tyro
 from figures import Notes, listed, machine, spread
+from imitation_pictures import pyplot, save
 
 from rlgen.agents import PPO
 from rlgen.agents.exploration import HashCounts
@@ -31,6 +32,9 @@ NOTES = Notes("dreaming")
 RESULTS = Path("docs/results/dreaming.md")
 PICTURE = RESULTS.parent / "dreaming.png"
 ENOUGH = 0.9
+EPISODES, LONGEST = 12, 60  # of a round of the world model; steps by chance, at most
+FIT: dict[str, Any] = {"vision_steps": 800, "memory_steps": 800, "lr": 1e-2}
+DREAMED_STEPS, WARY = 49152, 0.1
 DREAMT: dict[str, Any] = {"steps": 16, "minibatch": 256, "lr": 1e-3, "entropy_weight": 0.01}
 # what `tuning` lets PPO try, alone and with counts; `scarce` takes what was best
 BATCH = {"steps": 32, "minibatch": 128}
@@ -78,7 +82,8 @@ def scarce(
 
 def best(who: str) -> dict[str, Any]:
     """The settings that took the fewest real steps, by their mean; never counts as the limit."""
-    rows = [row for row in NOTES.rows() if row["kind"] == "tuning" and row["who"] == who]
+    every = NOTES.latest("kind", "who", "settings", "seed")
+    rows = [row for row in every if row["kind"] == "tuning" and row["who"] == who]
 
     def taken(settings: dict[str, Any]) -> float:
         return statistics.mean(r["steps"] or 1e5 for r in rows if r["settings"] == settings)
@@ -117,7 +122,7 @@ def noted(who: str, seed: int, steps: int, success: float, seconds: float) -> bo
     return success >= ENOUGH
 
 
-def dreams(seed: int, rounds: int = 10, episodes: int = 12) -> None:
+def dreams(seed: int, rounds: int = 10) -> None:
     """Look for what is not known in dreams, go there, and learn the task in dreams too."""
     began, data, explorer = time.process_time(), None, None
     for k in range(rounds):
@@ -126,27 +131,29 @@ def dreams(seed: int, rounds: int = 10, episodes: int = 12) -> None:
                 corner(1), symbols=128, recurrence=Memoryless(64), remembering=False
             )
         model.data = data
-        model.collect(corner(episodes, seed), episodes, explorer, seed=mix(seed, k, 1) % 2**31)
-        model.fit(vision_steps=800, memory_steps=800, lr=1e-2, seed=seed, progress=False)
+        model.collect(corner(EPISODES, seed), EPISODES, explorer, seed=mix(seed, k, 1) % 2**31)
+        model.fit(**FIT, seed=seed, progress=False)
         success = 0.0
         data = model.data
         assert data is not None
         if any(one.terminated for one in data):  # else there is nothing to learn yet
             # M can say anything of what was never tried, goals next door included
-            wary = {"untried": Stream(Untried(model), weight=-0.1, normalise=False)}
+            wary = {"untried": Stream(Untried(model), weight=-WARY, normalise=False)}
             judge = PPO(model.dream(64, seed=seed), reward_models=wary, seed=seed, **DREAMT)
-            judge.learn(49152, progress=False)
+            judge.learn(DREAMED_STEPS, progress=False)
             success = arrived(judge, model.watched(corner(128)))
         if noted("world model", seed, data.steps, success, time.process_time() - began):
             return
         untried = {"untried": Untried(model)}
         agent = PPO(model.dream(64, seed=seed), reward_models=untried, seed=seed, **DREAMT)
-        agent.learn(49152, progress=False)
-        explorer = model.pilot(Wandering(agent, 4, longest=60))
+        agent.learn(DREAMED_STEPS, progress=False)
+        explorer = model.pilot(Wandering(agent, 4, longest=LONGEST))
 
 
 @app.command
-def partial(seeds: tuple[int, ...] = (1, 2, 3), episodes: int = 1600, steps: int = 300_000) -> None:
+def partial(
+    seeds: tuple[int, ...] = (1, 1001, 2001), episodes: int = 1600, steps: int = 300_000
+) -> None:
     """MiniGrid's Four-Rooms by its view: what memory foretells, and what an agent has of it."""
     torch.set_num_threads(1)
     for seed in seeds:
@@ -156,7 +163,6 @@ def partial(seeds: tuple[int, ...] = (1, 2, 3), episodes: int = 1600, steps: int
 @app.command
 def report() -> None:
     """docs/results/dreaming.md from all that was noted."""
-    rows = NOTES.rows()
     lines = [
         "# What dreams save",
         "",
@@ -164,8 +170,8 @@ def report() -> None:
         "",
         f"{machine()}. Medians over seeds, the range in brackets.",
         "",
-        *scarce_lines([row for row in rows if row["kind"] == "scarce"]),
-        *partial_views.lines_of(rows),
+        *scarce_lines([row for row in NOTES.rows() if row["kind"] == "scarce"]),
+        *partial_views.lines_of(NOTES.latest("kind", "who", "seed")),
     ]
     RESULTS.write_text("\n".join(lines).rstrip() + "\n")
 
@@ -179,11 +185,12 @@ def scarce_lines(rows: list[dict[str, Any]]) -> list[str]:
         "Four-Rooms from (1, 1) to (11, 11), one-hot cells, episodes of at most 100 steps, 1 for "
         "the goal and nothing else. After each round (PPO: 512 steps) 128 episodes from other "
         "seeds, by draws of the policy; the first count of real steps with 90 % of them at the "
-        "goal. The world model's rounds: 12 episodes, V 800 and M 800 gradient steps from nothing, "
-        "M without memory, PPO for 49,152 dreamed steps for the task, once there is an episode "
-        "that ended, where an action that was never tried costs .1, and for as many towards such "
-        "actions; the agent that looks for them collects the next round, and "
-        "wanders by chance after 0 to 60 steps. PPO has 16 copies, and the settings that were best "
+        f"goal. The world model's rounds: {EPISODES} episodes, V and M from nothing by "
+        f"{listed(FIT)}, M without memory, PPO for {DREAMED_STEPS:,} dreamed steps for the task, "
+        f"once there is an episode that ended, where an action that was never tried costs {WARY}, "
+        "and for as many towards such actions; the agent that looks for them collects the next "
+        f"round, and wanders by chance after 0 to {LONGEST} steps. "
+        "PPO has 16 copies, and the settings that were best "
         f"on seeds 0 to 2 by the mean: of {len(TRIED['PPO'])} alone {listed(best('PPO'))}, and of "
         f"{len(TRIED['PPO with counts'])} with hash counts (weight .1) "
         f"{listed(best('PPO with counts'))}.",
@@ -206,31 +213,38 @@ def seeds_of(rows: list[dict[str, Any]], who: str) -> list[int]:
 
 def ended(rows: list[dict[str, Any]], who: str, seed: int) -> tuple[float, float]:
     """Real steps and seconds until it was enough; infinitely many if it never was."""
-    mine = [row for row in rows if row["who"] == who and row["seed"] == seed]
+    mine = curve_of(rows, who, seed)
     for row in mine:
         if row["success"] >= ENOUGH:
             return row["steps"], row["seconds"]
     return float("inf"), mine[-1]["seconds"]
 
 
+def curve_of(rows: list[dict[str, Any]], who: str, seed: int) -> list[dict[str, Any]]:
+    """What was noted along one run; of several, along the last."""
+    run: list[dict[str, Any]] = []
+    for row in rows:
+        if row["who"] == who and row["seed"] == seed:
+            if run and row["steps"] <= run[-1]["steps"]:
+                run = []
+            run.append(row)
+    return run
+
+
 def picture(rows: list[dict[str, Any]]) -> None:
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(6, 3), layout="constrained")
+    """Success over real steps, a line for each run."""
+    plt = pyplot()
+    figure, axes = plt.subplots(figsize=(6, 3), layout="constrained")
     for colour, who in enumerate(LEARNERS):
         for k, seed in enumerate(seeds_of(rows, who)):
-            mine = [row for row in rows if row["who"] == who and row["seed"] == seed]
+            mine = curve_of(rows, who, seed)
             curve = [row["steps"] for row in mine], [row["success"] for row in mine]
             label = who if k == 0 else None
             axes.plot(*curve, color=f"C{colour}", alpha=0.7, lw=1, marker=".", ms=3, label=label)
     axes.axhline(ENOUGH, color="0.7", lw=0.8, zorder=0)
     axes.set(xscale="log", xlabel="real steps", ylabel="success", ylim=(-0.03, 1.03))
     axes.legend(frameon=False, fontsize=8)
-    figure.savefig(PICTURE, dpi=100)
-    pyplot.close(figure)
+    save(figure, PICTURE)
 
 
 if __name__ == "__main__":

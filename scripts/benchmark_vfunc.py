@@ -11,6 +11,7 @@ One thread; seconds are of the CPU.
 """
 
 import dataclasses
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,8 +21,8 @@ import torch
 import tyro
 from figures import Notes
 from policy_rows import (
+    ALONE,
     FORMS,
-    FORMS_TOTAL,
     RECIPES,
     Draw,
     Recipe,
@@ -37,7 +38,7 @@ from policy_rows import (
     vfunc,
 )
 from vfunc_pictures import BETWEEN, PATHS, Known, draw_policies
-from vfunc_tables import LOG_CANDIDATES, WHO, WORLDS, Exact, document
+from vfunc_tables import WHO, WORLDS, Exact, document
 
 from rlgen.agents import VFunc
 from rlgen.agents import policy_measures as pm
@@ -56,15 +57,15 @@ def measure(
     who: Sequence[str] = tuple(WHO),
     seeds: Sequence[int] = (8, 9, 10, 11, 12),
 ) -> None:
-    """Train each and look at what it draws; other forms of VFunc at 5 x 5 alone."""
+    """Train each and look at what it draws; some are of one world alone."""
     torch.set_num_threads(1)
-    recipe = RECIPES[world]
-    one = recipe.world(1, 0)
     for seed in seeds:
         for name in who:
-            if name in FORMS and world != "open5":
+            where, changes = ALONE.get(name, (world, {}))
+            if where != world:
                 continue
-            began = time.process_time()
+            recipe = dataclasses.replace(RECIPES[world], **changes)
+            one, began = recipe.world(1, 0), time.process_time()
             draw, agent, more = trained(name, recipe, seed)
             more["seconds"], began = time.process_time() - began, time.process_time()
             found = seen(one, draw)
@@ -89,7 +90,7 @@ def trained(name: str, recipe: Recipe, seed: int) -> tuple[Draw, VFunc | None, d
     if name == "action":
         agent, more["weight"] = action_entropy(recipe, seed)
     elif name in FORMS:
-        agent = vfunc(dataclasses.replace(recipe, total=FORMS_TOTAL), seed, **FORMS[name])
+        agent = vfunc(recipe, seed, **FORMS[name])
     else:
         weight = 0.0 if name == "none" else recipe.entropy_weight
         agent = vfunc(recipe, seed, entropy_weight=weight)
@@ -117,7 +118,7 @@ def pictures(worlds: Sequence[str] = tuple(WORLDS), seed: int = 8) -> None:
 
 def watched(recipe: Recipe, seed: int) -> tuple[VFunc, Known]:
     """VFunc, trained, and what was known of its information on the way."""
-    agent, known = untrained(recipe, seed), Known([], [], LOG_CANDIDATES)
+    agent, known = untrained(recipe, seed), Known([], [], math.log(recipe.candidates))
 
     def look(steps: int, metrics: dict[str, float]) -> None:
         if steps * CHECKPOINTS >= len(known.between) * recipe.total:
@@ -135,7 +136,7 @@ def report(out: Path = Path("docs/results/vfunc.md")) -> None:
         one = recipe.world(1, 0)
         exact[name] = Exact(one.shortest_paths(), fair_coin(one))
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text("\n".join(document(NOTES.rows(), exact)) + "\n")
+    out.write_text("\n".join(document(NOTES.latest("kind", "world", "who", "seed"), exact)) + "\n")
 
 
 if __name__ == "__main__":

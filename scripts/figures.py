@@ -31,6 +31,10 @@ class Notes:
         """All of them."""
         return [json.loads(line) for line in self.file.read_text().splitlines()]
 
+    def latest(self, *names: str) -> list[Row]:
+        """Those of `names` that differ; of what was measured again, the last."""
+        return list({tuple(map(str, map(row.get, names))): row for row in self.rows()}.values())
+
 
 def machine(*packages: str) -> str:
     """Where the figures were taken, and with which versions of what else they need."""

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -39,6 +39,8 @@ class Recipe:
         closed: cells that are closed one by one after training.
         members: of an ensemble, so many that each still learns with its share of the steps.
         novelty: weight of a bonus for cells by how seldom anybody was there; for all rows alike.
+        points: at which policies are compared.
+        candidates: z at each gradient step.
         device: where policies with a z learn.
     """
 
@@ -52,6 +54,8 @@ class Recipe:
     closed: Sequence[Cell]
     members: int = 64
     novelty: float = 0.0
+    points: int = 16
+    candidates: int = 128
     device: str = "cpu"
 
 
@@ -63,35 +67,47 @@ def open_world(size: int, limit: int) -> Where:
     return made
 
 
-def four_rooms(copies: int, seed: int, device: str = "cpu") -> TabularGrid:
-    return FourRooms(copies, start=(1, 1), seed=seed, device=device)
+def four_rooms(observation: Literal["onehot", "xy"]) -> Where:
+    def made(copies: int, seed: int, device: str = "cpu") -> TabularGrid:
+        form: dict[str, Any] = {"start": (1, 1), "observation": observation}
+        return FourRooms(copies, **form, seed=seed, device=device)
+
+    return made
 
 
 FORMS_TOTAL = 300_000  # steps, as some are slow
-# ways to ask how much policies differ, beside that of the recipes; what has to be learnt first
-# says too little with their weight
+# other ways to ask how much policies differ; what has to be learnt whole says too little with the
+# weight of what is exact
+FORMED: dict[str, Any] = {"points": 16, "candidates": 128, "noise": 0.4}
 FORMS: dict[str, dict[str, Any]] = {
-    "difference": {"bound": "maxent", "encoder": "difference"},
-    "similarity": {"encoder": "similarity", "entropy_weight": 0.3},
-    "direct": {"encoder": "direct", "entropy_weight": 0.3},
+    "difference": {"bound": "maxent", "encoder": "difference", "entropy_weight": 0.05, **FORMED},
+    "similarity": {"encoder": "similarity", "entropy_weight": 0.3, **FORMED},
+    "direct": {"encoder": "direct", "entropy_weight": 0.3, **FORMED},
 }
 STILL = {"steps": 16, "entropy_weight": 0.0}
 RECIPES = {
     "open5": Recipe(
         open_world(5, 50), 128, 800_000, {**STILL, "discount": 0.95, "lr": 5e-3},
-        0.05, 0.4, None, ((2, 2), (1, 3), (3, 0)),
+        0.1, 0.5, None, ((2, 2), (1, 3), (3, 0)), points=32, candidates=512,
     ),
     "open8": Recipe(
         open_world(8, 100), 128, 1_000_000, {**STILL, "discount": 0.95, "lr": 3e-3},
-        0.05, 0.4, None, ((3, 3), (4, 4), (1, 5)),
+        0.1, 0.5, None, ((3, 3), (4, 4), (1, 5)), points=32, candidates=512,
     ),
     "rooms": Recipe(
-        four_rooms, 512, 1_800_000,
+        four_rooms("onehot"), 512, 1_800_000,
         {**STILL, "discount": 0.97, "lr": 3e-3, "minibatch": 8192},
         0.07, Anneal(2.0, 0.5, steps=800_000, geometric=True),
         Anneal(0.2, 0.0, steps=720_000), ((3, 6), (6, 2)), 32, 0.3,
     ),
 }  # fmt: skip
+
+# rows that one world alone has, and what is another there than in its recipe
+ALONE: dict[str, tuple[str, dict[str, Any]]] = {
+    **{form: ("open5", {"total": FORMS_TOTAL}) for form in FORMS},
+    "bare": ("rooms", {"novelty": 0.0}),
+    "xy": ("rooms", {"world": four_rooms("xy")}),
+}
 
 
 def vfunc(recipe: Recipe, seed: int, **changes: Any) -> VFunc:
@@ -101,7 +117,7 @@ def vfunc(recipe: Recipe, seed: int, **changes: Any) -> VFunc:
 
 def untrained(recipe: Recipe, seed: int, **changes: Any) -> VFunc:
     """The agent of a recipe; `changes` are of VFunc's arguments."""
-    names = ("settings", "entropy_weight", "noise", "action_entropy")
+    names = ("settings", "entropy_weight", "noise", "action_entropy", "points", "candidates")
     arguments = {**{name: getattr(recipe, name) for name in names}, **changes}
     world = recipe.world(recipe.copies, seed, recipe.device)
     return VFunc(world, reward_models=novelty(recipe), seed=seed, **arguments)
@@ -188,11 +204,10 @@ def parameter_noise(recipe: Recipe, seed: int) -> tuple[Draw, float]:
 
 
 def plain(recipe: Recipe, seed: int, copies: int, steps: int) -> PPO:
-    """PPO without z, with the recipe's settings and some entropy at the beginning."""
-    settings = {**recipe.settings, "minibatch": recipe.settings.get("minibatch", 2048)}
-    settings["entropy_weight"] = 0.01  # or it may never see the goal
+    """PPO without z, with the recipe's settings."""
     world = recipe.world(copies, seed)
-    agent = PPO(world, reward_models=novelty(recipe), seed=seed % 2**31, **settings)
+    models = novelty(recipe)
+    agent = PPO(world, reward_models=models, seed=seed % 2**31, **recipe.settings)
     return agent.learn(steps, progress=False)
 
 
@@ -228,11 +243,10 @@ def noisy_tables(policy: Policy, world: TabularGrid, scale: float, n: int, seed:
 
 
 def seen(world: TabularGrid, draw: Draw) -> dict[str, Any]:
-    """The columns of a row, of 500 and of 2000 policies."""
-    some = pm.distinct_shortest(world, pm.greedy(world, draw(500, 2)))
-    found = pm.variety(world, draw(2000, 1))
-    told = pm.behaviour(world, draw(500, 2))
-    return {**found._asdict(), **told._asdict(), "d500": some, "d2000": found.distinct}
+    """The columns of a row, of 2000 policies and of 500."""
+    found, some = pm.variety(world, draw(2000, 1)), draw(500, 2)
+    d500 = pm.distinct_shortest(world, pm.greedy(world, some))
+    return {**found._asdict(), **pm.behaviour(world, some)._asdict(), "d500": d500}
 
 
 def adapted(world: TabularGrid, draw: Draw, closed: Sequence[Cell]) -> list[int]:

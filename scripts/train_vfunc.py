@@ -49,8 +49,8 @@ class Options:
         bound: discretise, maxent.
         encoder: likelihood, difference, direct, similarity; none is the usual one of the bound.
         latent: numbers of z.
-        points: visited states at which policies are compared.
-        candidates: z at each gradient step.
+        points: visited states at which policies are compared; 0 is as many as usual for the world.
+        candidates: z at each gradient step; 0 is as many as usual for the world.
         closed: row and column of a cell that is closed after training, to see who still arrives.
         device: such as cpu or cuda.
         seed: of everything random.
@@ -65,8 +65,8 @@ class Options:
     bound: str = "discretise"
     encoder: str = ""
     latent: int = 16
-    points: int = 16
-    candidates: int = 128
+    points: int = 0
+    candidates: int = 0
     closed: tuple[int, int] | None = None
     device: str = "cpu"
     seed: int = 0
@@ -86,7 +86,14 @@ def recipe_of(o: Options) -> Recipe:
     if o.task == "reinforce":
         settings.pop("minibatch", None)
     weight = recipe.entropy_weight if o.entropy_weight < 0.0 else o.entropy_weight
-    recipe = dataclasses.replace(recipe, settings=settings, entropy_weight=weight, device=o.device)
+    recipe = dataclasses.replace(
+        recipe,
+        settings=settings,
+        entropy_weight=weight,
+        points=o.points or recipe.points,
+        candidates=o.candidates or recipe.candidates,
+        device=o.device,
+    )
     return lasting(recipe, o.steps or recipe.total)
 
 
@@ -97,8 +104,10 @@ def check(o: Options) -> None:
     encoders = ("likelihood", "difference", "direct", "similarity")
     if o.encoder:
         check_name("encoder", o.encoder, encoders)
-    least = {"size": 2, "steps": 0, "latent": 1, "points": 1, "candidates": 2, "seed": 0}
+    least = {"size": 2, "steps": 0, "latent": 1, "points": 0, "candidates": 0, "seed": 0}
     check_numbers(*((name, getattr(o, name), low) for name, low in least.items()))
+    if o.candidates == 1:
+        raise Refused("--candidates must be from 2, or 0, got 1")
     if o.world != "OpenWorld" and o.size != Options.size:
         raise Refused(f"--size is for OpenWorld, not for {o.world}")
     if not o.entropy_weight < math.inf:
@@ -113,7 +122,7 @@ def train(o: Options, console: Console) -> None:
     torch.set_num_threads(1)  # for networks this small, one is the fastest
     check(o)
     recipe = recipe_of(o)
-    names = ("task", "bound", "latent", "points", "candidates")
+    names = ("task", "bound", "latent")
     choices: dict[str, Any] = {name: getattr(o, name) for name in names}
     agent = untrained(recipe, o.seed, encoder=o.encoder or None, **choices)
     config = {k: v for k, v in dataclasses.asdict(o).items() if k not in FREE}
@@ -143,7 +152,7 @@ def table_of(agent: VFunc, world: TabularGrid, title: str) -> Table:
         "greedy paths that arrive": f"{found['success']:.1%}",
         "their length, over the shortest": f"{found['length']:.3f}",
         f"different shortest paths of {paths:,}, in 500 draws": f"{found['d500']}",
-        "in 2,000 draws": f"{found['d2000']}",
+        "in 2,000 draws": f"{found['distinct']}",
         f"entropy of paths, of {math.log(paths):.2f} nats": f"{found['entropy']:.2f}",
         "agree: a sampled episode follows its greedy path": f"{found['agree']:.2f}",
         "entropy of a sampled path given z, nats": f"{found['given']:.2f}",
@@ -163,7 +172,7 @@ def drawn(o: Options, agent: VFunc, world: TabularGrid, run: Run) -> Path:
     ways = agent.sample_policies(2, generator=3).between(BETWEEN)
     lines = [line for line in run.metrics() if "vfunc/information" in line]
     bound = [(int(line["step"]), float(line["vfunc/information"])) for line in lines]
-    most = math.log(o.candidates) if o.bound == "discretise" else None
+    most = math.log(recipe_of(o).candidates) if o.bound == "discretise" else None
     file = o.out / "policies.png"
     draw_policies(
         world,

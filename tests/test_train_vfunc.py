@@ -21,7 +21,7 @@ def test_help_shows_every_option_with_its_default(call: Call) -> None:
     assert (code, err) == (0, "")
     for option in ("world", "size", "steps", "task", "entropy-weight", "bound", "encoder", "out"):
         assert f"--{option}" in out
-    for default in ("OpenWorld", "ppo", "discretise", "16", "128", "runs/vfunc"):
+    for default in ("OpenWorld", "ppo", "discretise", "16", "0", "runs/vfunc"):
         assert f"default: {default}" in out
 
 
