@@ -23,11 +23,13 @@ class Known(NamedTuple):
         bound: that is learnt by, as (step, nats).
         between: bounds from both sides, as (step, lower, upper).
         most: what the first cannot exceed; None for nothing.
+        noise_falls: whether each step's numbers are for a noise of its own.
     """
 
     bound: list[tuple[int, float]]
     between: list[tuple[int, float, float]]
     most: float | None
+    noise_falls: bool = False
 
 
 def draw_policies(
@@ -60,12 +62,17 @@ def draw_policies(
 
 
 def show_information(axis: Any, known: Known, colours: Any) -> None:
-    """The bound over steps, and where the truth must be."""
-    axis.set(title="information of z and policy", xlabel="steps", ylabel="nats")
+    """The bound over steps, and where the truth must be.
+
+    Under a noise that falls these are bounds of another quantity at each step.
+    """
+    title = "information of z and policy"
+    if known.noise_falls:
+        title += "\n(noise falls: of another quantity at each step)"
+    axis.set(title=title, xlabel="steps", ylabel="nats")
     if known.between:
         steps, lower, upper = zip(*known.between, strict=True)
-        shown = [min(value, 2.0 * max(lower)) for value in upper]  # the first may be far away
-        axis.fill_between(steps, lower, shown, color=colours(0.7), label="the truth")
+        axis.fill_between(steps, lower, upper, color=colours(0.7), label="the truth")
     if known.bound:
         steps, nats = zip(*known.bound, strict=True)
         axis.plot(steps, nats, color=colours(0.3), label="bound")
