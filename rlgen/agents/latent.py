@@ -125,9 +125,10 @@ class LatentNet(ObservationNet):
         relu(E o + U z + b) -> hidden layers -> outputs
 
     Of a one-hot observation E o is a vector for each state, its numbers of about unit size as those
-    of U z are, so that from the start each state may take z in its own way. They grow with the
-    number of entries of an observation that are not zero: of a picture E o is far larger than U z,
-    and most of it is the same in all states.
+    of U z are for a `StandardNormal` z, so that from the start each state may take z in its own
+    way. One of k `UniformSymbols` has numbers of about 1 / sqrt(k) in U z. Those of E o grow with
+    the number of entries of an observation that are not zero: of a picture E o is far larger than
+    U z, and most of it is the same in all states.
 
     Args:
         inputs: numbers of an observation with its z.
