@@ -51,7 +51,7 @@ def soft_values(mdp: MDP, *, horizon: int, temperature: float = 1.0, discount: f
     """The best policy where entropy counts too, over a fixed horizon and with known dynamics.
 
     It maximises E[sum over t of discount^t (R(s_t, a_t) + temperature H(pi(.|s_t)))], which is
-    reinforcement learning as inference with the true dynamics kept: with r = R / temperature,
+    reinforcement learning as inference with the true dynamics kept:
 
         Q_t(s, a) = R(s, a) + discount sum over s' of P(s'|s, a) V_{t+1}(s')
         V_t(s)    = temperature log sum over a of exp(Q_t(s, a) / temperature)
