@@ -24,6 +24,41 @@ def test_predictions_are_of_the_policies_that_are_asked_for() -> None:
     assert torch.equal(action, each) and torch.equal(state, z)
     _, state = agent.act(obs, z, torch.arange(9) < 4)
     assert torch.equal(state[4:], z[4:]) and not (state[:4] == z[:4]).any()
+    assert len(state[:4].unique(dim=0)) == 4
+
+
+def divided() -> VFunc:
+    """Where the first number of z is above 0.5 a policy goes up for ever; else it arrives."""
+    agent = small()
+    for layer in (first := agent.policy.net.mlp[0], last := agent.policy.net.mlp[-1]):
+        layer.weight.data.zero_()
+        layer.bias.data.zero_()
+    first.weight.data[0, 9] = 2.0  # of z
+    first.weight.data[1, 6:9] = 1.0  # in the last row
+    last.weight.data[0, 0], last.bias.data[1] = 3.0, 3.0  # up, down
+    last.weight.data[[1, 3], 1] = torch.tensor([-3.0, 3.0])  # right instead
+    return agent
+
+
+SHARE = 0.5 * (1.0 + math.erf(0.5 / math.sqrt(2.0)))  # of z below 0.5
+
+
+def test_who_names_no_z_is_given_one_of_its_own() -> None:
+    agent, obs = divided(), open_world().views()[:1].expand(2000, -1)
+    action, state = agent.act(obs)
+    assert len(state.unique(dim=0)) == 2000
+    assert torch.equal(action, (state[:, 0] < 0.5).long())
+    for actions in (action, agent.predict(obs)):
+        assert float(actions.double().mean()) == pytest.approx(SHARE, abs=4 * 0.5 / 2000**0.5)
+
+
+def test_evaluation_is_over_all_policies() -> None:
+    """One policy alone would arrive always, as that of z = 0 does, or never."""
+    agent = divided()
+    assert agent.policies_of(torch.zeros(8, 3)).played(open_world()).all()
+    for world in (None, open_world(4)):
+        found = agent.evaluate(800, world=world)["success"]
+        assert found == pytest.approx(SHARE, abs=4 * 0.5 / 800**0.5)
 
 
 def test_drawn_policies_are_repeatable_and_lie_on_lines() -> None:
@@ -87,6 +122,15 @@ def test_a_policy_that_is_undecided_plays_by_its_mode_or_by_samples() -> None:
     assert float(sampled.mean()) == pytest.approx(expected, abs=4 * 0.5 / math.sqrt(800))
     lucky = policies.arriving(open_world(400), deterministic=False)
     assert len(lucky) == int((policies.played(open_world(400), deterministic=False) > 0).sum())
+
+
+def test_those_that_arrive_more_often_come_first() -> None:
+    policies = divided().sample_policies(60, generator=0)
+    earned = policies.played(open_world(60), 4, deterministic=False).mean(1).tolist()
+    assert len(set(earned)) == 5  # from never to four times
+    ranked = policies.arriving(open_world(60), 4, least=-1.0, deterministic=False)
+    order = sorted(range(60), key=lambda i: -earned[i])
+    assert torch.equal(ranked.z, policies.z[order])
 
 
 def test_a_world_in_use_is_not_judged_in_and_z_has_one_shape() -> None:
