@@ -275,35 +275,6 @@ def seen_as_cells(n: int) -> Any:
     return Watched(world, exact_vision(everywhere()), memory, remembering=False)
 
 
-@pytest.mark.parametrize("resets", [False, True])
-def test_dreams_begin_where_they_are_told_to(resets: bool) -> None:
-    """Anywhere in the episodes, or only where they began; never at an end."""
-    world = OpenWorld(16, size=4, start=(0, 0), goal=(3, 3), max_steps=30)
-    seen = torch.eye(16)
-    model = WorldModel(exact_vision(seen), Memory.of(1, actions=4, symbols=16, width=8))
-    model.collect(world, 64)
-    dream = model.dream(4000, resets=resets, seed=0, max_steps=3)
-    dream.reset()
-    begun = dream.state.z[:, 0].unique()
-    assert begun.tolist() == ([0] if resets else list(range(15)))
-    if resets:
-        assert (dream.state.memory == 0).all()
-    later = [dream.step(action).done for action in actions(dream, 3)]
-    assert later[-1].any() and dream.state.z[later[-1]].unique().max() < 15
-
-
-def test_dreams_begin_with_what_is_shown() -> None:
-    """No episode is needed, and nothing is remembered of any."""
-    seen = torch.eye(16)
-    model = WorldModel(exact_vision(seen), Memory.of(1, actions=4, symbols=16, width=8))
-    dream = model.dream(400, obs=seen[[3, 14]], seed=0, max_steps=3)
-    dream.reset()
-    assert dream.state.z[:, 0].unique().tolist() == [3, 14]
-    assert (dream.state.memory == 0).all()
-    later = [dream.step(action).done for action in actions(dream, 3)]
-    assert set(dream.state.z[later[-1]].unique().tolist()) <= {3, 14}
-
-
 def test_noise_goes_on_while_the_first_copy_waits() -> None:
     """Trap: a stream that hangs on one copy repeats itself when that one has come to its end."""
     dream = dream_of(n=8, temperature=1e6, max_steps=1000)
@@ -379,11 +350,22 @@ def test_gymnasium_steps_a_dream() -> None:
 
 
 def test_stable_baselines3_learns_in_a_dream() -> None:
+    """One action pays and ends the episode, and it comes to be the one that is done."""
     sb3 = pytest.importorskip("stable_baselines3")
-    venv = adapters.to_sb3(dream_of(n=4, max_steps=5))
-    agent = sb3.PPO("MlpPolicy", venv, n_steps=8, batch_size=16, n_epochs=1, device="cpu", seed=0)
-    agent.learn(64)
-    assert agent.num_timesteps >= 64 and len(agent.ep_info_buffer) == 0
+    world = OpenWorld(1, size=2, start=(0, 1), goal=(1, 1))
+    memory: Any = ExactMemory(world)
+    starts = torch.ones(1, 1).long(), torch.zeros(1, 2)
+    dream = Dream(
+        exact_vision(torch.eye(4)), memory, starts, num_envs=16, max_steps=2, remembering=False,
+        seed=0,
+    )  # fmt: skip
+    agent = sb3.PPO(
+        "MlpPolicy", adapters.to_sb3(dream), n_steps=16, batch_size=64, learning_rate=3e-3,
+        device="cpu", seed=0,
+    )  # fmt: skip
+    agent.learn(16 * 16 * 8)
+    action, _ = agent.predict(dream.reset().numpy(), deterministic=True)
+    assert (torch.as_tensor(action) == world.next_cell[1].eq(3).nonzero()[0, 0]).all()
 
 
 def test_errors_are_clear() -> None:

@@ -1,4 +1,4 @@
-"""M: its chain rule by hand, what carries the past, and its temperature."""
+"""M: its chain rule by hand, its loss and its temperature."""
 
 import itertools
 import math
@@ -7,6 +7,8 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor
+from torch.distributions import Normal
+from torch.nn.functional import one_hot
 
 from rlgen.agents.world_model import GRU, Attention, Memory
 from rlgen.agents.world_model.memory import Windows
@@ -18,8 +20,6 @@ from tests.truth import randomise
 RECURRENCES: dict[str, Callable[[], Recurrence]] = {
     "GRU": lambda: GRU(8),
     "Attention": lambda: Attention(8, layers=2, attention_heads=2, window=4),
-    "Attention-1": lambda: Attention(8, layers=1, attention_heads=1, window=3),
-    "Attention-long": lambda: Attention(8, layers=3, attention_heads=4, window=32),
 }
 DENSITIES: dict[str, Callable[[], DensityModel]] = {
     "MADE": lambda: MADE(2, head=heads.Categorical(3), hidden=(16,), context_shape=8),
@@ -31,13 +31,6 @@ DENSITIES: dict[str, Callable[[], DensityModel]] = {
     "RealNVP": lambda: RealNVP(2, transforms=2, hidden=(8,), context_shape=8),
 }
 TOKENS = ("MADE", "NADE")
-
-
-def recurrence_of(name: str) -> Recurrence:
-    """With noise on all weights, in float64: nothing is zero by its initial value."""
-    made = RECURRENCES[name]().double()  # type: ignore[attr-defined]
-    randomise(made, 0.3, 0)
-    return made.eval()
 
 
 def memory_of(density: str = "MADE", recurrence: str = "GRU") -> Memory:
@@ -66,49 +59,6 @@ def windows(density: str, batch: int = 4, steps: int = 6, seed: int = 0) -> Wind
     )
 
 
-@pytest.mark.parametrize("name", RECURRENCES)
-def test_a07_a12_steps_are_the_whole_pass(name: str) -> None:
-    """Beyond the window too: the state carried is the sequence seen at once."""
-    recurrence = recurrence_of(name)
-    x = torch.randn(3, 11, 8, dtype=torch.float64)
-    whole, states = recurrence.unroll(x), recurrence.states(x)
-    state = torch.zeros(3, recurrence.state_size, dtype=torch.float64)
-    for t in range(11):
-        summary, state = recurrence.step(x[:, t], state)
-        torch.testing.assert_close(summary, whole[:, t], rtol=0, atol=1e-10)
-        torch.testing.assert_close(recurrence.summary(state), summary)
-        torch.testing.assert_close(state, states[:, t], rtol=0, atol=1e-10)
-
-
-@pytest.mark.parametrize("name", RECURRENCES)
-def test_a_row_that_is_set_to_zero_begins_anew_and_the_others_do_not(name: str) -> None:
-    recurrence = recurrence_of(name)
-    x = torch.randn(3, 12, 8, dtype=torch.float64)
-    state = torch.zeros(3, recurrence.state_size, dtype=torch.float64)
-    for t in range(12):
-        if t == 5:
-            state = state * torch.tensor([[1.0], [0.0], [1.0]], dtype=torch.float64)
-        summary, state = recurrence.step(x[:, t], state)
-    torch.testing.assert_close(summary[1], recurrence.unroll(x[1:2, 5:])[0, -1])
-    torch.testing.assert_close(summary[[0, 2]], recurrence.unroll(x[[0, 2]])[:, -1])
-
-
-@pytest.mark.parametrize("name", RECURRENCES)
-def test_no_summary_depends_on_the_future_and_all_depend_on_the_present(name: str) -> None:
-    recurrence = recurrence_of(name)
-    x = torch.randn(1, 10, 8, dtype=torch.float64)
-    jacobian = torch.autograd.functional.jacobian(recurrence.unroll, x)[0, :, :, 0]
-    reach = jacobian.abs().amax((1, 3))  # (out, in)
-    assert (reach.triu(1) == 0).all() and (reach.diagonal() > 1e-6).all()
-    if isinstance(recurrence, Attention):
-        back = torch.arange(10)[:, None] - torch.arange(10)
-        layers = {"Attention": 2, "Attention-1": 1, "Attention-long": 3}[name]
-        far = back > layers * (recurrence.window - 1)
-        assert (reach[far] == 0).all() and (reach[(back >= 0) & ~far] > 1e-9).all()
-    else:
-        assert (reach.tril()[torch.ones(10, 10).tril().bool()] > 1e-9).all()
-
-
 @pytest.mark.parametrize("density", DENSITIES)
 @pytest.mark.parametrize("recurrence", ["GRU", "Attention"])
 def test_log_probs_are_the_chain_rule_by_hand(density: str, recurrence: str) -> None:
@@ -121,8 +71,15 @@ def test_log_probs_are_the_chain_rule_by_hand(density: str, recurrence: str) -> 
     for t in range(9):
         state = memory.step(w.z[:, t], w.action[:, t], state)
         h = memory.summary(state)
-        direct = memory.density.log_prob(w.z[:, t + 1], h)
+        after = w.z[:, t + 1]
+        direct = memory.density.log_prob(after, h)
         torch.testing.assert_close(z_next[:, t], direct, rtol=1e-6, atol=1e-8)
+        seen = one_hot(after, 3).flatten(1).double() if density in TOKENS else after
+        mean, scale, logit = memory.outcome(torch.cat([h, memory.embedding(seen)], 1)).unbind(1)
+        told = Normal(mean, heads.positive(scale, 0.05)).log_prob(w.reward[:, t])
+        torch.testing.assert_close(reward[:, t], told, rtol=1e-6, atol=1e-8)
+        over = torch.where(w.terminated[:, t], logit.sigmoid(), 1.0 - logit.sigmoid()).log()
+        torch.testing.assert_close(end[:, t], over, rtol=1e-6, atol=1e-8)
 
 
 @torch.no_grad()
@@ -235,6 +192,15 @@ def test_the_loss_is_nats_a_step_and_padding_has_no_weight(density: str) -> None
     torch.testing.assert_close(loss, memory.loss(*garbage.pair()))
     counted = -(parts * weight).sum() / weight.sum()
     torch.testing.assert_close(loss.mean(), counted)  # each step of a batch counts the same
+
+
+def test_latents_have_weights_of_their_own_and_rewards_and_ends_the_plain_ones() -> None:
+    memory, w = memory_of(), windows("MADE")
+    weight, fair = torch.rand(2, *w.weight.shape, dtype=torch.float64)
+    latent, reward, end = memory.log_probs(*w.pair())
+    by_hand = -(fair * latent + weight * (reward + end)).sum() / weight.sum()
+    loss = memory.loss(*w._replace(weight=weight, fair=fair).pair())
+    torch.testing.assert_close(loss.mean(), by_hand)
 
 
 @pytest.mark.parametrize("temperature", [0.2, 0.5, 1.0, 1.7, 5.0])
@@ -368,20 +334,17 @@ def test_errors_are_clear() -> None:
         Memory(DENSITIES["MADE"](), actions=0)
     with pytest.raises(ValueError, match="scale"):
         Memory(DENSITIES["MADE"](), actions=3, reward_scale=0.0)
-    with pytest.raises(ValueError, match="attention_heads"):
-        Attention(8, attention_heads=3)
-    with pytest.raises(ValueError, match="window"):
-        Attention(8, attention_heads=2, window=0)
-    with pytest.raises(ValueError, match="width"):
-        GRU(0)
     memory, w = memory_of("MADE"), windows("MADE")
-    (z_next, reward, end), (z, action, weight, _) = w.pair()
+    (z_next, reward, end), (z, action, *weights) = w.pair()
     for told, given in [
-        ((z_next[..., :1], reward, end), (z, action, weight)),
-        ((z_next, reward[:, 1:], end), (z, action, weight)),
-        ((z_next, reward, end), (z, action[:, 1:], weight)),
-        ((z_next, reward, end), (z[:2], action, weight)),
-        ((z_next, reward.T, end), (z, action, weight)),
+        ((z_next[..., :1], reward, end), (z, action)),
+        ((z_next, reward[:, 1:], end), (z, action)),
+        ((z_next, reward, end), (z, action[:, 1:])),
+        ((z_next, reward, end), (z[:2], action)),
+        ((z_next, reward.T, end), (z, action)),
     ]:
-        with pytest.raises(ValueError):
-            memory.loss(told, given)
+        with pytest.raises(ValueError, match="of the same steps"):
+            memory.loss(told, (*given, *weights))
+    for few in range(2):
+        with pytest.raises(ValueError, match=r"got [23] parts"):
+            memory.loss((z_next, reward, end), (z, action, *weights[:few]))

@@ -58,7 +58,7 @@ def check(w: Windows, owner: Tensor) -> None:
 
 
 @pytest.mark.parametrize("length", [1, 4, 16, 64])
-@pytest.mark.parametrize("ends", [0.0, 0.25, 1.0])
+@pytest.mark.parametrize("ends", [0.0, 0.25, 0.99])
 def test_the_action_at_a_time_leads_from_its_latent_to_the_next_one(
     length: int, ends: float
 ) -> None:
@@ -100,6 +100,56 @@ def test_every_step_counts_the_same_for_what_comes_next(length: int, ends: float
         torch.testing.assert_close(w.fair, w.weight)
 
 
+@pytest.mark.parametrize("repeated", [0, 1, 9])
+@pytest.mark.parametrize("length", [1, 4, 16, 64])
+def test_over_all_windows_that_there_can_be_every_step_has_the_same_weight(
+    length: int, repeated: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exactly: each place once, and each end so many times, in place of draws."""
+    latents, owner = known()
+    spans, ended = latents.steps + length - 1, torch.tensor(ENDING).nonzero()[:, 0]
+    some = repeated * len(ended)
+    episode = torch.arange(len(spans)).repeat_interleave(spans)
+    last = torch.cat([torch.arange(span) for span in spans.tolist()])
+    filled = torch.zeros(some).long()  # in their place the ends come
+    rows = torch.cat([filled, episode])
+    place = (torch.cat([filled, last]) + 0.5) / spans[rows]
+    monkeypatch.setattr(torch, "multinomial", lambda *_, **__: rows.clone())
+    monkeypatch.setattr(torch, "rand", lambda *_, **__: place)
+    monkeypatch.setattr(
+        torch, "randint", lambda *_, **__: torch.arange(len(ended)).repeat(repeated)
+    )
+    w = latents.windows(len(rows), length, ends=some / len(rows))
+    check(w, owner)
+    counted = torch.zeros(len(owner)).index_add_(0, w.z[:, :-1].flatten(), w.fair.flatten())
+    steps = torch.cat([owner[1:] == owner[:-1], torch.tensor([False])])
+    even = steps * w.weight.sum() / steps.sum()
+    torch.testing.assert_close(counted, even, rtol=1e-4, atol=0)
+    if repeated:  # by the plain weight they differ
+        counted = torch.zeros(len(owner)).index_add_(0, w.z[:, :-1].flatten(), w.weight.flatten())
+        assert counted[steps].max() > counted[steps].min()
+
+
+def test_what_fit_is_told_reaches_the_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, int, float]] = []
+    cut = Latents.windows
+
+    def noted(latents: Latents, count: int, length: int, ends: float) -> Windows:
+        asked.append((count, length, ends))
+        return cut(latents, count, length, ends)
+
+    monkeypatch.setattr(Latents, "windows", noted)
+    data, owner = stream()
+    model = WorldModel(
+        exact_vision(torch.arange(float(len(owner)))[:, None]),
+        Memory.of(1, actions=5, symbols=len(owner), width=8),
+    )
+    model.data = data
+    for ends in (0.0, 0.4):
+        model.fit(vision_steps=0, memory_steps=2, batch_size=6, window=3, ends=ends)
+    assert asked == [(6, 3, 0.0)] * 2 + [(6, 3, 0.4)] * 2
+
+
 def test_luck_is_as_rare_as_it_is() -> None:
     """Where chance decides what ends an episode, a memory of one step foresees no more of it."""
     coin = torch.tensor([0.0, 1.0, 2.0])[:, None]  # nothing yet, no luck, luck, which ends it
@@ -114,7 +164,7 @@ def test_luck_is_as_rare_as_it_is() -> None:
     assert float((met * w.fair[:, 0]).mean()) == pytest.approx(0.1, abs=0.01)
 
 
-@pytest.mark.parametrize("ends", [0.0, 0.25, 0.6, 1.0])
+@pytest.mark.parametrize("ends", [0.0, 0.25, 0.6, 0.99])
 def test_a_share_of_the_windows_ends_where_an_episode_terminated(ends: float) -> None:
     """In one long stream with a rare end the rest hardly ever does."""
     k = torch.arange(2001)
@@ -125,6 +175,13 @@ def test_a_share_of_the_windows_ends_where_an_episode_terminated(ends: float) ->
     closing = w.terminated[:, -1].bool()
     assert float(closing.double().mean()) == pytest.approx(ends, abs=0.01)
     assert (w.z[closing, -1, 0] == 2000).all() and (w.weight[closing] == 1).all()
+
+
+@pytest.mark.parametrize(("count", "ends"), [(64, 1.0), (64, 0.995), (1, 0.6), (8, -0.1), (8, 1.5)])
+def test_a_share_of_ends_leaves_something_to_the_other_steps(count: int, ends: float) -> None:
+    """Steps that are far from an end are in no window otherwise."""
+    with pytest.raises(ValueError, match="ends"):
+        known()[0].windows(count, 4, ends=ends)
 
 
 def test_without_an_end_there_is_none_to_prefer() -> None:

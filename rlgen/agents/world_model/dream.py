@@ -38,7 +38,8 @@ class Dream(TensorWorld[Dreamt]):
         starts: latents where episodes begin and the memory's states before them; see
             `Latents.starts`.
         num_envs: copies.
-        temperature: of M's draws: below 1 the dream is surer than M, above 1 less sure.
+        temperature: of M's latents: below 1 the dream is surer than M of what comes next, above 1
+            less sure. Given that, rewards and ends are foreseen as they are.
         remembering: show M's summary; without it the latent alone is seen.
         max_steps: when an episode is truncated.
         groups: that many groups of copies, one after the other, meet the same noise in every step,

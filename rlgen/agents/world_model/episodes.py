@@ -9,6 +9,8 @@ from rlgen.agents.imitation.demonstrations import Demonstrations
 from rlgen.agents.world_model.memory import Memory, Windows
 from rlgen.agents.world_model.vision import Vision
 
+_AT_ONCE = 2**22  # numbers in the states of episodes that are gone through together
+
 
 @dataclass(frozen=True)
 class Latents:
@@ -57,19 +59,24 @@ class Latents:
     def windows(self, count: int, length: int, ends: float = 0.25) -> Windows:
         """Random pieces of episodes, that meet every step equally often but for those near `ends`.
 
-        Pieces reach over both edges of an episode; what lies beyond has weight 0.
+        Pieces reach over both edges of an episode; what lies beyond has weight 0. As weighed by
+        `fair`, all steps are met equally often.
 
         Args:
             count: how many.
             length: steps of each.
             ends: the share of them that are the last steps of an episode that terminated, if there
                 is one. Ends are rare, and a memory that hardly sees them never foresees them; but
-                where chance decides, more ends are more luck, so latents are weighted back.
+                where chance decides, more ends are more luck, so latents are weighted back. The
+                share is rounded to whole pieces: at 0.25 there is none among 1 or 2 of them.
         """
         if length < 1:
             raise ValueError(f"the length of a 'window' must be positive, got {length}")
-        if not 0.0 <= ends <= 1.0:
-            raise ValueError(f"'ends' must be a share, from 0 to 1, got {ends}")
+        if not 0.0 <= ends < 1.0 or round(ends * count) == count:
+            raise ValueError(
+                f"'ends' must be a share, from 0 to less than 1, that leaves some of {count} "
+                f"windows for the steps that are far from an end, got {ends}"
+            )
         spans = self.steps + length - 1
         episode = torch.multinomial(spans.to(torch.float32), count, replacement=True)
         last = (torch.rand(count, device=episode.device) * spans[episode]).long()
@@ -131,8 +138,13 @@ class Latents:
         pool = begun.nonzero().squeeze(1)
         index = pool[torch.randperm(len(pool), device=pool.device)[:most]]
         episode = torch.searchsorted(self.first, index, right=True) - 1
+        before, time = memory.initial_state(len(index)), index - self.first[episode]
         used, row = episode.unique(return_inverse=True)
         rows, width = self.padded(), int(self.steps.max())
-        states = memory.states(rows.z[used, :width], rows.action[used])
-        before = torch.cat([memory.initial_state(len(used))[:, None], states[:, :-1]], dim=1)
-        return self.draw(index), before[row, index - self.first[episode]]
+        size = max(1, _AT_ONCE // (width * before.shape[1]))
+        for begin in range(0, len(used), size):  # a state of every step of all would fill memory
+            some = used[begin : begin + size]
+            states = memory.states(rows.z[some, :width], rows.action[some])
+            here = (row >= begin) & (row < begin + size) & (time > 0)
+            before[here] = states[row[here] - begin, time[here] - 1]
+        return self.draw(index), before

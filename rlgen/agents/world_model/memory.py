@@ -25,7 +25,9 @@ from rlgen.seeding import uniform
 
 
 class Windows(NamedTuple):
-    """Pieces of episodes, as `fit` takes them: `fit(memory, ((z', r, end), (z, a, weight)))`.
+    """Pieces of episodes, as `fit` takes them: `fit(memory, windows.pair())`.
+
+    The pair is (z', r, end), which is told, and (z, a, weight, fair), which it is told from.
 
     Attributes:
         z: latents from the first one to the one after the last step, (B, T + 1, *latent).
@@ -33,7 +35,8 @@ class Windows(NamedTuple):
         reward: with shape (B, T).
         terminated: with shape (B, T).
         weight: 1 for a step and 0 for what only fills up the row, (B, T).
-        fair: weights of the latents, which undo that some steps are met more often, (B, T).
+        fair: weights of the latents, which undo that some steps are met more often, (B, T). A
+            batch is divided by its own weights, so in small ones they do so nearly.
     """
 
     z: Tensor
@@ -207,7 +210,7 @@ class Memory(GenerativeModel):
 
         Args:
             told: z' (B, T, n), rewards (B, T) and ends (B, T).
-            given: z (B, T, n), actions (B, T), and weights, which make no difference here.
+            given: z (B, T, n) and actions (B, T); weights may follow, and make no difference here.
         """
         z_next, reward, terminated = told
         steps = given[1].shape
@@ -231,14 +234,19 @@ class Memory(GenerativeModel):
         return latent, rewarded, ended
 
     def loss(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """Nats per step of each row: x and context are the two parts of `Windows.pair`.
+        """Nats per step of each row: x and context are the two parts of `Windows.pair`, whole.
 
         Which ends are met more often changes nothing of p(z'|h), whose steps are weighted back, and
         nothing of p(r|h, z') and p(end|h, z') where the latent says what they are.
         """
         told, given = tuple(x), tuple(context or ())
+        if len(given) != 4:
+            raise ValueError(
+                "'context' must be latents, actions, weights and the latents' own weights, "
+                f"got {len(given)} parts"
+            )
         latent, reward, end = self.log_probs(told, given)
-        weight, fair = given[2], given[-1]
+        weight, fair = given[2:]
         total = fair * latent + weight * (reward + end)
         nats: Tensor = -total.sum(1) * len(weight) / weight.sum()
         return nats

@@ -160,7 +160,10 @@ class WorldModel(Configurable, nn.Module):
                 they should be long. It learns from long windows faster after short ones: call this
                 with a window of 1, and again with `vision_steps=0` and longer ones.
             ends: share of the windows that end where an episode terminated, so that rare ends are
-                learnt; what comes next is as likely as it is without them.
+                learnt. What latent comes next is as likely as it is without them, nearly so in
+                small batches, for it is weighted back. Rewards and ends are not: where the latent
+                does not tell them, such as chance that ends episodes at a fixed rate, M foresees
+                more ends than there are; then take 0.
             lr: of M's first step; it falls to nothing.
             seed: of order and noise.
             callback: called as callback("V" or "M", step, losses); a true result stops that part.
@@ -213,14 +216,16 @@ class WorldModel(Configurable, nn.Module):
 
         Args:
             num_envs: copies.
-            temperature: of M's draws.
+            temperature: of M's latents.
             resets: begin where the world's episodes began, instead of anywhere in them.
             obs: begin with one of these observations, (n, *observation), instead of in an episode
-                that was collected.
+                that was collected; not with `resets`.
             max_steps: when an episode is truncated.
             groups: of copies that meet the same noise.
             seed: of the first reset, and of which latents episodes can begin at.
         """
+        if obs is not None and resets:
+            raise ValueError("'resets' begins in collected episodes, and 'obs' does not: give one")
         if obs is None:
             with drawing_from(mix(seed or 0, 6)):
                 latents = Latents.of(self._data(), self.vision)
@@ -263,7 +268,7 @@ class WorldModel(Configurable, nn.Module):
             obs: what is seen first, (B, *observation).
             actions: with shape (T, B).
             state: the memory before `obs`; None for nothing.
-            temperature: of M's draws.
+            temperature: of M's latents.
             generator: a seed or a `torch.Generator`.
         """
         if actions.ndim != 2 or actions.shape[1] != len(obs):
