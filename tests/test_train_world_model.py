@@ -224,7 +224,10 @@ def test_a_round_is_what_was_said() -> None:
     before = rounds.agent
     rounds.iterate()
     assert rounds.agent is not before and len(rounds.model.data or ()) == 16
-    assert (rounds.model.data or data).trajectories[:8] == data.trajectories
+    walks = (rounds.model.data or data).trajectories
+    assert walks[:8] == data.trajectories
+    starts = [torch.stack([walk.obs[0] for walk in part]) for part in (walks[:8], walks[8:])]
+    assert not torch.equal(*starts), "each round has a seed of its own"
     with pytest.raises(ValueError, match="episodes"):
         Rounds(rounds.model, rounds.world, DREAMERS[0], episodes=0)
 
@@ -237,6 +240,17 @@ def test_a_controller_collects_with_some_chance_and_is_judged_without() -> None:
     sure, _ = pilot.act(obs, None, None, deterministic=True)  # type: ignore[union-attr]
     unsure, _ = pilot.act(obs, None, None, deterministic=False)  # type: ignore[union-attr]
     assert len(sure.unique()) == 1 and len(unsure.unique()) == 4
+
+
+@pytest.mark.parametrize("remembering", [True, False])
+def test_evolution_begins_at_a_controller_of_nothing(remembering: bool) -> None:
+    """It has an input for each feature, and no episode is looked at for it."""
+    world = OpenWorld(8, size=4)
+    model = WorldModel.of(world, symbols=16, width=16, remembering=remembering)
+    agent = ByEvolution().begin(model, 0)
+    features = model.watched(world).reset().shape[1]
+    assert agent.parameters_count == (features + 1) * 4
+    assert not any(parameter.any() for parameter in agent.parameters())
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rlgen.agents.progress import live_line
+from rlgen.agents.world_model.dream import Dream
 from rlgen.checkpoint import Configurable
 from rlgen.envs.world import TensorWorld
 from rlgen.seeding import mix, uniform
@@ -200,8 +201,8 @@ def evolve(
 
     Args:
         controller: the first mean; it has the better of the two afterwards.
-        world: a tensor world, such as a `Dream` with `groups=population`, whose copies are a
-            multiple of the population.
+        world: a tensor world, whose copies are a multiple of the population; a `Dream` must have
+            been made with `groups=population`.
         population: candidates in a generation; even, so that the two of the end share noise too.
         generations: how many.
         discount: of rewards.
@@ -261,7 +262,8 @@ def returns_of(
 
     Args:
         candidates: parameters of controllers, with shape (n, (features + 1) * actions).
-        world: its copies are shared out evenly.
+        world: its copies are shared out evenly. The groups of a `Dream`, which share noise, must
+            be so too.
         discount: of rewards.
         deterministic: do the likeliest; else actions are drawn from the softmax of the outputs.
         seed: of the episodes and of the actions.
@@ -276,6 +278,11 @@ def returns_of(
         raise ValueError(
             f"'candidates' must be controllers of {features} with {actions} actions, "
             f"got shape {tuple(candidates.shape)}"
+        )
+    if isinstance(world, Dream) and world.groups % count:
+        raise ValueError(
+            f"{count} candidates must meet the same noise, and the dream's {world.groups} 'groups' "
+            "cannot be shared out among them: make it by model.dream(n, groups=population)"
         )
     weights, biases = candidates[:, :-actions], candidates[:, None, -actions:]
     weights = weights.unflatten(1, (actions, -1)).mT

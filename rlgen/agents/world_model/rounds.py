@@ -16,6 +16,7 @@ from rlgen.agents.world_model.controller import Controller, evolve
 from rlgen.agents.world_model.dream import Dream
 from rlgen.agents.world_model.model import Progress, WorldModel
 from rlgen.agents.world_model.planner import Planner
+from rlgen.agents.world_model.watching import features_space
 from rlgen.checkpoint import Stateful, load_module_state
 from rlgen.envs.world import World
 from rlgen.seeding import mix
@@ -92,7 +93,9 @@ class ByEvolution:
     discount: float = 0.97
 
     def begin(self, model: WorldModel, seed: int) -> Controller:
-        return Controller.of(self._dream(model, seed)).to(model.vision.mean.device)
+        del seed
+        (size,) = features_space(model.vision, model.memory, model.remembering).shape
+        return Controller(size, actions=model.memory.actions).to(model.vision.mean.device)
 
     def learn(
         self, model: WorldModel, agent: Controller, seed: int, progress: bool
