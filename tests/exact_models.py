@@ -63,23 +63,16 @@ def exact_vision(seen: Tensor) -> Vision:
 
 
 class ExactMemory(nn.Module):
-    """A world's process as M. Its state is the last cell and action, each plus one.
-
-    Args:
-        world: with a goal that stays.
-        cold: what the draws' temperature is; the truth has 1.
-    """
+    """The process of a world whose goal stays, as M. Its state: last cell and action, plus one."""
 
     actions = 4
     summary_size = 2
     state_size = 2
 
-    def __init__(self, world: TabularGrid, cold: float = 1.0) -> None:
+    def __init__(self, world: TabularGrid) -> None:
         super().__init__()
         mdp = world.mdp()
-        self.transition = mdp.transition ** (1.0 / cold)
-        self.transition = self.transition / self.transition.sum(-1, keepdim=True)
-        self.terminal = mdp.terminal
+        self.transition, self.terminal = mdp.transition, mdp.terminal
 
     def initial_state(self, count: int) -> Tensor:
         return torch.zeros(count, 2)

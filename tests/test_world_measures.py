@@ -207,6 +207,17 @@ def test_the_exact_model_tells_the_next_cell_as_well_as_can_be() -> None:
     assert found.nats - 0.01 < drawn.nats < found.nats + 0.02
 
 
+def test_walks_that_have_ended_are_left_out_of_what_is_told() -> None:
+    """At the goal nothing is left to chance, so they would make it look easier."""
+    world = rooms(0.1)
+    walks = walked(world, steps=40)
+    going = walks.going[-1]
+    assert 0.5 < float(going.double().mean()) < 0.95
+    found = measures.told(Eyes(world), Lost(world), world, walks)
+    alone = Walks(*(part[:, going] for part in walks))
+    assert found == measures.told(Eyes(world), Lost(world), world, alone)
+
+
 def test_what_a_model_takes_for_impossible_costs_no_infinity() -> None:
     world = rooms()
     other = Exact(world)
