@@ -1,6 +1,7 @@
 """VFunc's policies: the task beside the bound, and what is kept, drawn anew and refused."""
 
 import copy
+import dataclasses
 import math
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from rlgen.agents import policy_measures as pm
 from rlgen.agents.anneal import Anneal
 from rlgen.agents.exploration import TableCounts
 from rlgen.agents.latent import Latent, LatentPolicy
+from rlgen.agents.learners.earnings import Batch
 from rlgen.agents.variety import Replay, SquaredDistance
 from rlgen.envs import OpenWorld
 from rlgen.generative import NonFiniteLoss, heads
@@ -36,8 +38,12 @@ def test_without_weight_it_is_the_learner_of_the_task_to_the_last_bit(task: Any)
     assert theirs and all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-def test_the_gradient_for_the_task_is_that_of_the_mean_return_over_z() -> None:
-    """Each policy's gradient is its own, without bias, as z stays through the episode."""
+@pytest.mark.parametrize("which", [None, 0, 1, 2])
+def test_the_gradient_for_the_task_is_that_of_the_return_of_each_z(which: int | None) -> None:
+    """R30: each policy's is its own, without bias, as z stays through the episode; so the mean's.
+
+    That of one z is from the episodes with it among those of all.
+    """
     world = OpenWorld(4000, size=3, start=(0, 0), max_steps=4, seed=0)
     settings = {"steps": 4, "entropy_weight": 0.0, "value_weight": 0.0, "normalise": False}
     settings |= {"discount": 1.0}
@@ -52,7 +58,16 @@ def test_the_gradient_for_the_task_is_that_of_the_mean_return_over_z() -> None:
     start = [weight.detach().clone() for weight in weights]
     table = agent.policy.given(world.views(), torch.eye(3)).probs.double()
     returns = [planning.expected_return(world.mdp(), one, horizon=4) for one in table]
-    exact = torch.cat([g.flatten() for g in torch.autograd.grad(sum(returns) / 3, weights)])
+    aim = sum(returns) / 3 if which is None else returns[which]
+    exact = torch.cat([g.flatten() for g in torch.autograd.grad(aim, weights)])
+    update = agent.task.update
+
+    def of_one(batch: Batch) -> dict[str, float]:
+        mine = batch.rollout.obs[..., 9 + (which or 0)]  # a third of all, on average
+        return update(dataclasses.replace(batch, advantage=3.0 * mine * batch.advantage))
+
+    if which is not None:
+        agent.task.update = of_one  # type: ignore[method-assign]
     agent.task.optimizer = torch.optim.SGD(agent.model.parameters(), lr=1.0)
     found = []
     for _ in range(20):
