@@ -96,7 +96,7 @@ class Options:
     width: int = 64
     remembering: bool = True
     vision_steps: int = 800
-    memory_steps: int = 3000
+    memory_steps: int = 4000
     window: int = 16
     controller: str = "ppo"
     temperature: float = 1.0

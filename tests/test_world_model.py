@@ -375,9 +375,9 @@ def test_errors_are_clear(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_r23_an_untrained_m_teaches_nothing() -> None:
-    """A control: what it dreams of says nothing of the world, and success stays that of chance.
+    """A control: what it dreams of says nothing of the world, so success is at best that of chance.
 
-    Of several such memories together: one alone may teach to go one way, and by luck the right one.
+    Judged by modes, as `benchmark_world_model.py` does: draws of who prefers one way may have luck.
     """
     vision, found = exact_vision(everywhere()), []
     for seed in range(5):
@@ -386,6 +386,6 @@ def test_r23_an_untrained_m_teaches_nothing() -> None:
         agent = PPO(model.dream(64, seed=seed), steps=16, minibatch=256, seed=seed)
         agent.learn(32_768, progress=False)
         watched = model.watched(FourRooms(100))
-        found.append(agent.evaluate(200, world=watched, deterministic=False)["success"])
+        found.append(agent.evaluate(200, world=watched)["success"])
     chance = float(measures.exact_ended(FourRooms(1).mdp(), 100)[-1])
-    assert sum(found) / len(found) <= chance + 0.05, found
+    assert max(found) <= chance + 0.05, found

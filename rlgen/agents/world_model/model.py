@@ -141,7 +141,7 @@ class WorldModel(Configurable, nn.Module):
         self,
         *,
         vision_steps: int = 1000,
-        memory_steps: int = 3000,
+        memory_steps: int = 4000,
         batch_size: int = 64,
         window: int = 16,
         ends: float = 0.25,
@@ -154,7 +154,7 @@ class WorldModel(Configurable, nn.Module):
 
         Args:
             vision_steps: gradient steps of V; 0 keeps it as it is.
-            memory_steps: gradient steps of M.
+            memory_steps: gradient steps of M; an agent finds and exploits what too few leave wrong.
             batch_size: windows for each step of M.
             window: steps of a window. M remembers nothing before one, so where the past matters
                 they should be long. It learns from long windows faster after short ones: call this
