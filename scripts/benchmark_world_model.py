@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import torch
 import tyro
+from dreamers import played_out
 from figures import Notes, listed
 from torch import Tensor
 from world_model_panels import document
@@ -233,25 +234,14 @@ def tried(
     }
 
 
-@torch.no_grad()
 def in_dream(dream: Dream, agent: PPO | Controller, world: TabularGrid) -> dict[str, float]:
     """One episode in each copy: how many ended, how soon, and how many of them at no goal."""
-    obs, steps = dream.reset(), torch.zeros(dream.num_envs)
-    done = torch.zeros(dream.num_envs, dtype=torch.bool)
-    ended, false, goal = done.clone(), done.clone(), world.mdp().terminal
-    while not bool(done.all()):
-        action = agent.act(obs, deterministic=True)[0]
-        _, terminated, truncated = dream.advance(action, frozen=done)
-        at_goal = goal[imitation.cells(dream.frames(), world)]
-        steps += (~done).float()
-        ended, false = ended | terminated, false | (terminated & ~at_goal)
-        done = done | terminated | truncated
-        obs = dream.observe()
-    return {
-        "success": float(ended.double().mean()),
-        "length": float(steps.double().mean()),
-        "false": float(false.sum() / ended.sum().clamp_min(1)),
-    }
+    z, action, _, ended, alive = played_out(dream, agent, True)
+    cells = torch.stack([imitation.cells(dream.vision.decode(now), world) for now in z])
+    goals = measures.goals(measures.Walks(cells, action, ended), world.mdp())
+    ends, false = int(goals["ends"].sum()), int(goals["false"].sum())
+    length = float(alive.sum(0).double().mean())
+    return {"success": ends / dream.num_envs, "length": length, "false": false / max(1, ends)}
 
 
 @app.command

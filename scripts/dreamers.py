@@ -165,7 +165,7 @@ def dreamily(o: Options, rounds: Rounds, real: Demonstrations) -> Judged:
         seed=o.seed + HELD_OUT,
     )
     with drawing_from(mix(o.seed, 9)):
-        z, action, reward, ended, alive = played_out(dream, rounds, o.controller != "ppo")
+        z, action, reward, ended, alive = played_out(dream, rounds.agent, o.controller != "ppo")
     total, length = (reward * alive).sum(0), alive.sum(0).double()
     won = (ended & alive & (reward > NOTHING)).any(0)
     judged = Judged(float(won.double().mean()), float(total.mean()), float(length.mean()))
@@ -175,15 +175,15 @@ def dreamily(o: Options, rounds: Rounds, real: Demonstrations) -> Judged:
     walks, mdp = Walks(cells, action.cpu(), ended.cpu()), world.mdp()
     goals = measures.goals(walks, mdp)
     ends, false = int(goals["ends"].sum()), int(goals["false"].sum())
-    going = walks.going & ~mdp.terminal[cells[:-1]]
-    impossible = mdp.transition[cells[:-1], walks.action, cells[1:]] == 0.0
-    share = float((impossible & going).sum() / going.sum())
+    impossible, counted = measures.impossible(walks, mdp)
+    share = float(impossible.sum() / counted.sum())
     return judged._replace(false_goals=false / ends if ends else None, illegal=share)
 
 
-def played_out(dream: Dream, rounds: Rounds, sure: bool) -> tuple[Tensor, ...]:
+@torch.no_grad()
+def played_out(dream: Dream, agent: Any, sure: bool) -> tuple[Tensor, ...]:
     """One episode in each copy: z (T + 1, B, n), and actions, rewards, ends and who still goes."""
-    agent, state = rounds.agent, None
+    state = None
     dream.reset()
     done = torch.zeros(dream.num_envs, dtype=torch.bool, device=dream.device)
     first, latents, rows = ~done, [dream.state.z], []

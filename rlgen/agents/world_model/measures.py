@@ -167,14 +167,19 @@ def accuracy(dreamt: Walks, mdp: MDP) -> Tensor:
 
 
 def illegal(dreamt: Walks, mdp: MDP) -> Tensor:
-    """The share of dreamed steps that could not happen, by horizon, (T,).
+    """The share of dreamed steps that could not happen, by horizon, (T,); see `impossible`."""
+    return _share(*impossible(dreamt, mdp))
+
+
+def impossible(dreamt: Walks, mdp: MDP) -> tuple[Tensor, Tensor]:
+    """Which dreamed steps could not happen, and which steps count, each (T, B).
 
     P(s' | s, a) = 0 for the dreamed cells s and s'. Steps on from where an episode should have
-    ended are left out: they are missed goals.
+    ended do not count: they are missed goals.
     """
     here, there = dreamt.cell[:-1], dreamt.cell[1:]
-    impossible = mdp.transition[here, dreamt.action, there] == 0.0
-    return _share(impossible, dreamt.going & ~mdp.terminal[here])
+    counted = dreamt.going & ~mdp.terminal[here]
+    return counted & (mdp.transition[here, dreamt.action, there] == 0.0), counted
 
 
 def goals(dreamt: Walks, mdp: MDP) -> dict[str, Tensor]:
