@@ -42,6 +42,7 @@ from vfunc_tables import WHO, WORLDS, Exact, document
 
 from rlgen.agents import VFunc
 from rlgen.agents import policy_measures as pm
+from rlgen.agents.anneal import Anneal
 
 NOTES = Notes("vfunc")
 PICTURES = Path("docs/results")
@@ -118,7 +119,8 @@ def pictures(worlds: Sequence[str] = tuple(WORLDS), seed: int = 8) -> None:
 
 def watched(recipe: Recipe, seed: int) -> tuple[VFunc, Known]:
     """VFunc, trained, and what was known of its information on the way."""
-    agent, known = untrained(recipe, seed), Known([], [], math.log(recipe.candidates))
+    agent = untrained(recipe, seed)
+    known = Known([], [], math.log(recipe.candidates), isinstance(recipe.noise, Anneal))
 
     def look(steps: int, metrics: dict[str, float]) -> None:
         if steps * CHECKPOINTS >= len(known.between) * recipe.total:

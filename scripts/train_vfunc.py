@@ -25,6 +25,7 @@ from vfunc_pictures import BETWEEN, PATHS, Known, draw_policies
 
 from rlgen.agents import VFunc
 from rlgen.agents import policy_measures as pm
+from rlgen.agents.anneal import Anneal
 from rlgen.envs import FourRooms
 from rlgen.envs.tabular import TabularGrid
 from rlgen.runs import Run
@@ -172,13 +173,14 @@ def drawn(o: Options, agent: VFunc, world: TabularGrid, run: Run) -> Path:
     ways = agent.sample_policies(2, generator=3).between(BETWEEN)
     lines = [line for line in run.metrics() if "vfunc/information" in line]
     bound = [(int(line["step"]), float(line["vfunc/information"])) for line in lines]
-    most = math.log(recipe_of(o).candidates) if o.bound == "discretise" else None
+    recipe = recipe_of(o)
+    most = math.log(recipe.candidates) if o.bound == "discretise" else None
     file = o.out / "policies.png"
     draw_policies(
         world,
         pm.greedy(world, policies.table(world)).path,
         pm.greedy(world, ways.table(world)).path,
-        Known(bound, [], most),
+        Known(bound, [], most, isinstance(recipe.noise, Anneal)),
         file,
     )
     return file
