@@ -149,7 +149,8 @@ def settings_of(recipe: Recipe) -> str:
         )
     if recipe.novelty:
         more += (
-            f", and a bonus of weight {recipe.novelty} for seldom visited cells, that all rows have"
+            f", and a bonus of weight {recipe.novelty} for seldom visited cells, that all rows "
+            "have but the one that says so"
         )
     return (
         f"{recipe.total:,} steps of {recipe.copies} copies, PPO with "
@@ -306,7 +307,7 @@ def sticks(rows: Sequence[Row], exact: Exact) -> str:
         )
     missed = [row for row in rows if row["success"] < SUCCESS]
     if missed:
-        said.append(f"Below a success of {SUCCESS:.0%}: {named(missed, 'success', '.0%')}.")
+        said.append(f"Below a success of {SUCCESS:.0%}: {named(missed, 'success', '.1%')}.")
     unsure = [row for row in rows if row["agree"] < UNSURE and row["success"] >= SUCCESS]
     if unsure:
         said.append(f"Arrive, but with an agree below {UNSURE}: {named(unsure, 'agree', '.2f')}.")

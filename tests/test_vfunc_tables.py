@@ -144,7 +144,7 @@ def test_the_whole_document(tables: Any) -> None:
     text = "\n".join(tables.document([*every, picture], exact))
     assert "## Open world 8 x 8" not in text and "![policies of seed 8](a.png)" in text
     assert "parameter noise, scale 0.0125 (unfit), 0.0125 (unfit) | 2 | 0.400" in text
-    assert "Below a success of 95%: parameter noise 40%, 40%." in text
+    assert "Below a success of 95%: parameter noise 40.0%, 40.0%." in text
     assert "The rarer route of VFunc without the bonus has 50%, 50%." in text
     # of all worlds: vfunc twice, noise, ensemble; of one alone: difference, bare, the picture
     assert "took 9 CPU-minutes, on two cores 4 at best" in text
