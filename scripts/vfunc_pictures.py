@@ -70,6 +70,7 @@ def show_information(axis: Any, known: Known, colours: Any) -> None:
     if known.noise_falls:
         title += "\n(noise falls: of another quantity at each step)"
     axis.set(title=title, xlabel="steps", ylabel="nats")
+    axis.ticklabel_format(axis="x", scilimits=(3, 3))
     if known.between:
         steps, lower, upper = zip(*known.between, strict=True)
         axis.fill_between(steps, lower, upper, color=colours(0.7), label="the truth")
