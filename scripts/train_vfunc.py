@@ -141,7 +141,7 @@ def train(o: Options, console: Console) -> None:
         fit = len(agent.sample_policies(TRIED, generator=2).arriving(blocked))
         table.add_row(f"of {TRIED} policies, arrive with {o.closed} closed", f"{fit}")
     console.print(table)
-    console.print(f"Picture: {drawn(o, agent, one, run)}   Run: {o.out}", soft_wrap=True)
+    console.print(f"Picture: {drawn(o, recipe, agent, one, run)}   Run: {o.out}", soft_wrap=True)
 
 
 def table_of(agent: VFunc, world: TabularGrid, title: str) -> Table:
@@ -167,13 +167,12 @@ def table_of(agent: VFunc, world: TabularGrid, title: str) -> Table:
     return table
 
 
-def drawn(o: Options, agent: VFunc, world: TabularGrid, run: Run) -> Path:
+def drawn(o: Options, recipe: Recipe, agent: VFunc, world: TabularGrid, run: Run) -> Path:
     """The picture, and where it is."""
     policies = agent.sample_policies(PATHS, generator=1)
     ways = agent.sample_policies(2, generator=3).between(BETWEEN)
     lines = [line for line in run.metrics() if "vfunc/information" in line]
     bound = [(int(line["step"]), float(line["vfunc/information"])) for line in lines]
-    recipe = recipe_of(o)
     most = math.log(recipe.candidates) if o.bound == "discretise" else None
     file = o.out / "policies.png"
     draw_policies(
