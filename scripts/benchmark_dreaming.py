@@ -128,7 +128,11 @@ def dreams(seed: int, rounds: int = 10) -> None:
     for k in range(rounds):
         with drawing_from(mix(seed, k)):
             model = WorldModel.of(
-                corner(1), symbols=128, recurrence=Memoryless(64), remembering=False
+                corner(1),
+                symbols=128,
+                recurrence=Memoryless(64),
+                noise=0.0,  # which hides traces of a past, and here there is none
+                remembering=False,
             )
         model.data = data
         model.collect(corner(EPISODES, seed), EPISODES, explorer, seed=mix(seed, k, 1) % 2**31)

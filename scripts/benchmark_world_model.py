@@ -58,12 +58,15 @@ def place(where: Place, copies: int, *, slip: float = 0.0, seed: int = 0) -> Tab
     return FourRooms(copies, **form) if where == "rooms" else OpenWorld(copies, size=10, **form)
 
 
-def untaught(world: TabularGrid, kind: Kind, vision: Vision | None, seed: int) -> WorldModel:
+def untaught(
+    world: TabularGrid, kind: Kind, vision: Vision | None, seed: int, noise: float = 0.2
+) -> WorldModel:
     """A world model whose M knows nothing, and whose V nothing unless it is given."""
+    form: dict[str, Any] = {"width": WIDTH[kind], "noise": noise}
     with drawing_from(mix(seed, 11)):
         recurrence = Attention(WIDTH[kind]) if kind == "attention" else None
         latent: Literal["tokens", "numbers"] = "numbers" if kind == "numbers" else "tokens"
-        model = WorldModel.of(world, latent=latent, width=WIDTH[kind], recurrence=recurrence)
+        model = WorldModel.of(world, latent=latent, recurrence=recurrence, **form)
     return model if vision is None else WorldModel(vision, model.memory)
 
 
@@ -94,12 +97,12 @@ def truth(
                 model = untaught(world, kind, None if kind == "numbers" else seen, seed)
                 model.data = data
                 fresh = kind == "numbers" or seen is None
-                sure = slip == 0.0 and kind == "tokens"
+                sure = slip == 0.0 and kind != "numbers"
                 form = FIT[kind] if sure else {**FIT[kind], "memory_steps": JUDGED}
                 seconds = taught(model, form, seed=seed, see=fresh)
                 seen = model.vision if kind != "numbers" else seen
                 same: dict[str, Any] = {"slip": slip, "seed": seed, "steps": data.steps}
-                same |= {"width": WIDTH[kind], "fit": form}
+                same |= {"width": WIDTH[kind], "noise": model.memory.noise, "fit": form}
                 judged = judge(model.vision, model.memory, slip, seed)
                 NOTES.add("truth", who=WHO[kind], seconds=seconds, **same, **judged)
                 if kind == "numbers":
@@ -164,6 +167,7 @@ def protocol(
     temperatures: tuple[float, ...] = (1.0, 0.1, 0.5, 1.15, 1.3),
     evolved: bool = True,
     control: bool = True,
+    noise: float = 0.2,
 ) -> None:
     """V and M of 100 random episodes; C by PPO and CMA-ES in the dream; the real world judges.
 
@@ -174,15 +178,17 @@ def protocol(
         temperatures: of the dreams that PPO learns in.
         evolved: evolve a linear controller too, at temperature 1.
         control: learn in the dream of an untrained M too.
+        noise: on M's summary while it learns.
     """
     torch.set_num_threads(1)
+    who = WHO[kind] if noise else f"{WHO[kind]}, without noise"
     for seed in seeds:
         world = place(where, 64, seed=seed)
-        model = untaught(world, kind, None, seed)
+        model = untaught(world, kind, None, seed, noise)
         model.data = record(world, at_random, 100, seed=seed)
         seconds = taught(model, FIT[kind], seed=seed)
-        same = {"where": where, "who": WHO[kind], "seed": seed}
-        same |= {"steps": model.data.steps, "width": WIDTH[kind], "fit": FIT[kind]}
+        same = {"where": where, "who": who, "seed": seed, "steps": model.data.steps}
+        same |= {"width": WIDTH[kind], "noise": noise, "fit": FIT[kind]}
         NOTES.add("model", seconds=seconds, **same)
         for temperature in temperatures:
             began = time.process_time()
@@ -235,13 +241,19 @@ def tried(
 
 
 def in_dream(dream: Dream, agent: PPO | Controller, world: TabularGrid) -> dict[str, float]:
-    """One episode in each copy: how many ended, how soon, and how many of them at no goal."""
+    """One episode in each copy: how many ended, how soon, where, and what could not happen."""
     z, action, _, ended, alive = played_out(dream, agent, True)
     cells = torch.stack([imitation.cells(dream.vision.decode(now), world) for now in z])
-    goals = measures.goals(measures.Walks(cells, action, ended), world.mdp())
+    walks = measures.Walks(cells, action, ended)
+    goals = measures.goals(walks, world.mdp())
     ends, false = int(goals["ends"].sum()), int(goals["false"].sum())
-    length = float(alive.sum(0).double().mean())
-    return {"success": ends / dream.num_envs, "length": length, "false": false / max(1, ends)}
+    wrong, counted = measures.impossible(walks, world.mdp())
+    return {
+        "success": ends / dream.num_envs,
+        "length": float(alive.sum(0).double().mean()),
+        "false": false / max(1, ends),
+        "impossible": float(wrong.sum() / counted.sum()),
+    }
 
 
 @app.command

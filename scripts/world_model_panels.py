@@ -66,7 +66,8 @@ def fitted(rows: Rows) -> str:
     each = dict[str, list[str]]()
     for row in rows:
         if "untrained" not in row["who"] and "anew" not in row["who"]:
-            found = each.setdefault(listed({"width": row["width"], **row["fit"]}), [])
+            noise = {"noise": row["noise"]} if row.get("noise") else {}
+            found = each.setdefault(listed({"width": row["width"], **noise, **row["fit"]}), [])
             found += [row["who"]] if row["who"] not in found else []
     return "; ".join(f"{', '.join(who)}: {form}" for form, who in each.items())
 
@@ -228,11 +229,12 @@ def agents_table(rows: Rows, where: str, chance: float, episodes: int) -> list[s
         f"{episodes:,} real episodes from any cell, at most 100 steps, and as many dreamed ones, "
         "each from a start drawn among these. Steps count failures as 100. Random actions succeed "
         f"with probability {chance:.3f}, exactly. Real over optimum: mean steps over the mean "
-        "distance of the real starts. False goals: the share of dreamed ends that are at no goal.",
+        "distance of the real starts. False goals: the share of dreamed ends that are at no goal. "
+        "Impossible: the share of dreamed steps that could not happen.",
         "",
     ]
     head = ["M", "C", "temperature", "seeds", "real success", "real steps", "dreamed steps"]
-    head += ["dreamed from real", "real over optimum", "false goals", "CPU-seconds"]
+    head += ["dreamed from real", "real over optimum", "false goals", "impossible", "CPU-seconds"]
     body = []
     for who in dict.fromkeys(row["who"] for row in rows):
         for by in ORDER:
@@ -248,6 +250,7 @@ def agents_bars(rows: Rows, chance: float) -> list[str]:
     lines: list[str] = []
     for by in ORDER:
         some = [row for row in rows if row["by"] == by and row["temperature"] == 1.0]
+        some = [row for row in some if "without" not in row["who"]]
         bars = []
         for who in dict.fromkeys(row["who"] for row in some):
             bars += bars_of(who, by, chance)
@@ -288,6 +291,7 @@ def agents_line(found: Rows) -> list[str]:
         f"{round(100 * statistics.median(apart(row) for row in found)):+d} %",
         middle(found, lambda row: row["length"] / row["optimum"], 2),
         middle(found, lambda row: row["dreamed_false"]),
+        middle(found, lambda row: row["dreamed_impossible"], 4),
         f"{statistics.median(seconds):.0f}" if seconds else "",
     ]
 

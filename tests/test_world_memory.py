@@ -35,7 +35,7 @@ TOKENS = ("MADE", "NADE")
 
 def memory_of(density: str = "MADE", recurrence: str = "GRU") -> Memory:
     memory = Memory(
-        DENSITIES[density](), actions=3, recurrence=RECURRENCES[recurrence](), hidden=8
+        DENSITIES[density](), actions=3, recurrence=RECURRENCES[recurrence](), hidden=8, noise=0.3
     ).double()
     randomise(memory, 0.3, 0)
     return memory.eval()
@@ -203,6 +203,41 @@ def test_latents_have_weights_of_their_own_and_rewards_and_ends_the_plain_ones()
     torch.testing.assert_close(loss.mean(), by_hand)
 
 
+@pytest.mark.parametrize("recurrence", RECURRENCES)
+@torch.no_grad()
+def test_noise_is_on_the_summary_while_it_is_learnt_and_at_no_other_time(
+    recurrence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = memory_of("MDN", recurrence)
+    w = windows("MDN", batch=64, steps=10)
+    exact = memory.recurrence.unroll(memory._inputs(w.z[:, :-1], w.action)).flatten(0, 1)
+    read: list[Tensor] = []
+    density, outcome = memory.density.log_prob, memory.outcome.forward
+    monkeypatch.setattr(
+        memory.density, "log_prob", lambda x, context: read.append(context) or density(x, context)
+    )
+    monkeypatch.setattr(memory.outcome, "forward", lambda x: read.append(x[:, :8]) or outcome(x))
+
+    for call in (
+        lambda: memory.eval().loss(*w.pair()),
+        lambda: memory.train().log_probs(*w.pair()),
+    ):
+        call()
+        assert all(torch.equal(read.pop(), exact) for _ in range(2))
+    state = memory.initial_state(64).double()
+    for t in range(10):  # nor is it in what is remembered
+        state = memory.train().step(w.z[:, t], w.action[:, t], state)
+    torch.testing.assert_close(memory.summary(state), exact.view(64, 10, 8)[:, -1])
+
+    memory.train().loss(*w.pair())
+    told, foreseen = read
+    assert torch.equal(told, foreseen), "latent, reward and end are read off one summary"
+    noise = (told - exact).flatten()  # 5,120 draws
+    assert float(noise.mean()) == pytest.approx(0.0, abs=4 * 0.3 / math.sqrt(len(noise)))
+    assert float(noise.std()) == pytest.approx(0.3, abs=4 * 0.3 / math.sqrt(2 * len(noise)))
+    assert len(noise.unique()) == len(noise), "each number of each step has its own"
+
+
 @pytest.mark.parametrize("temperature", [0.2, 0.5, 1.0, 1.7, 5.0])
 def test_temperature_is_one_convention_for_symbols_and_mixtures(temperature: float) -> None:
     """p^(1/t) of symbols and of components; variances times t."""
@@ -334,6 +369,9 @@ def test_errors_are_clear() -> None:
         Memory(DENSITIES["MADE"](), actions=0)
     with pytest.raises(ValueError, match="scale"):
         Memory(DENSITIES["MADE"](), actions=3, reward_scale=0.0)
+    for wrong in (-0.1, math.inf, math.nan):
+        with pytest.raises(ValueError, match="noise"):
+            Memory(DENSITIES["MADE"](), actions=3, noise=wrong)
     memory, w = memory_of("MADE"), windows("MADE")
     (z_next, reward, end), (z, action, *weights) = w.pair()
     for told, given in [

@@ -239,6 +239,14 @@ def test_a_model_without_episodes_is_saved_too(tmp_path: Path) -> None:
         again.dream()
 
 
+def test_what_is_saved_are_the_present_parts(tmp_path: Path) -> None:
+    model = WorldModel.of(small(), symbols=8, width=8)
+    model.memory = Memory.of(1, symbols=8, actions=4, width=24)
+    model.save(tmp_path / "model")
+    again = WorldModel.load(tmp_path / "model").memory
+    assert torch.equal(again.of_action.weight, model.memory.of_action.weight)
+
+
 def test_imagine_is_a_loop_of_steps_by_hand() -> None:
     model = exact_small()
     obs, plan = torch.eye(9)[[4, 0, 7]], torch.tensor([[0, 1, 2], [3, 3, 0], [1, 2, 2], [0, 0, 0]])

@@ -8,6 +8,7 @@ latent, the reward and the end of the episode follow one another, by the chain r
 
 import copy
 import dataclasses
+import math
 from typing import NamedTuple, cast
 
 import torch
@@ -78,6 +79,9 @@ class Memory(GenerativeModel):
             Dreamed rewards whose mean is smaller than it are 0, so it must lie well below the least
             reward, or cost, that counts.
         hidden: width of the layer before reward and end.
+        noise: deviation of what is added to the summary, whose numbers lie between -1 and 1 in a
+            GRU, while M learns. It hides the small traces of the past that tell nothing: M would
+            learn by heart what went with them, and err on the ways of an agent, which leave others.
 
     Example:
         >>> import torch
@@ -97,6 +101,7 @@ class Memory(GenerativeModel):
         recurrence: Recurrence | None = None,
         reward_scale: float = 0.05,
         hidden: int = 64,
+        noise: float = 0.2,
     ) -> None:
         super().__init__(density.event_shape, density.event_shape)  # the next latent, and the last
         if len(self.event_shape) != 1 or density.context_shape is None:
@@ -115,7 +120,9 @@ class Memory(GenerativeModel):
             raise ValueError(
                 f"'actions' and 'reward_scale' must be positive, got {actions} and {reward_scale}"
             )
-        self.density, self.actions = density, actions
+        if not 0.0 <= noise < math.inf:
+            raise ValueError(f"'noise' must be finite and not negative, got {noise}")
+        self.density, self.actions, self.noise = density, actions, noise
         self.support = density.support
         self.reward_head = heads.Normal(reward_scale)
         # what follows numbers is no linear matter, and a recurrence alone is a poor table
@@ -138,6 +145,7 @@ class Memory(GenerativeModel):
         components: int = 5,
         recurrence: Recurrence | None = None,
         reward_scale: float = 0.05,
+        noise: float = 0.2,
     ) -> "Memory":
         """The memory for tokens (`symbols` of them), or the paper's mixture of normals."""
         if recurrence is not None:
@@ -150,7 +158,9 @@ class Memory(GenerativeModel):
         else:
             head = heads.Categorical(symbols)
             density = MADE(latent, head=head, hidden=(width,), context_shape=width)
-        return cls(density, actions=actions, recurrence=recurrence, reward_scale=reward_scale)
+        return cls(
+            density, actions=actions, recurrence=recurrence, reward_scale=reward_scale, noise=noise
+        )
 
     @property
     def summary_size(self) -> int:
@@ -204,13 +214,14 @@ class Memory(GenerativeModel):
         return hotter
 
     def log_probs(
-        self, told: tuple[Tensor, ...], given: tuple[Tensor, ...]
+        self, told: tuple[Tensor, ...], given: tuple[Tensor, ...], *, noise: float = 0.0
     ) -> tuple[Tensor, Tensor, Tensor]:
         """log p of each step's latent, reward and end, each (B, T).
 
         Args:
             told: z' (B, T, n), rewards (B, T) and ends (B, T).
             given: z (B, T, n) and actions (B, T); weights may follow, and make no difference here.
+            noise: deviation of what is added to the summary.
         """
         z_next, reward, terminated = told
         steps = given[1].shape
@@ -222,6 +233,8 @@ class Memory(GenerativeModel):
                 f"z', rewards, ends, z and actions must be of the same steps, got {found}"
             )
         h = self.recurrence.unroll(self._inputs(given[0], given[1]))
+        if noise:
+            h = h + noise * torch.randn_like(h)
         rows, after = h.flatten(0, 1), z_next.flatten(0, 1)
         with unchecked():  # millions of them, checked when they were made
             latent = self.density.log_prob(after, rows)
@@ -245,7 +258,8 @@ class Memory(GenerativeModel):
                 "'context' must be latents, actions, weights and the latents' own weights, "
                 f"got {len(given)} parts"
             )
-        latent, reward, end = self.log_probs(told, given)
+        noise = self.noise if self.training else 0.0
+        latent, reward, end = self.log_probs(told, given, noise=noise)
         weight, fair = given[2:]
         total = fair * latent + weight * (reward + end)
         nats: Tensor = -total.sum(1) * len(weight) / weight.sum()

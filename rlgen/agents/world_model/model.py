@@ -90,6 +90,7 @@ class WorldModel(Configurable, nn.Module):
         width: int = 64,
         recurrence: Recurrence | None = None,
         reward_scale: float = 0.05,
+        noise: float = 0.2,
         remembering: bool = True,
     ) -> Self:
         """The world model for a world's spaces.
@@ -103,6 +104,7 @@ class WorldModel(Configurable, nn.Module):
             width: of M's summary.
             recurrence: of M; None takes a `GRU`.
             reward_scale: dreamed rewards, and costs, that are smaller than this are 0.
+            noise: on M's summary while it learns.
             remembering: whether agents see M's summary beside the latent.
         """
         if not isinstance(world.action_space, gymnasium.spaces.Discrete):
@@ -116,6 +118,7 @@ class WorldModel(Configurable, nn.Module):
             width=width,
             recurrence=recurrence,
             reward_scale=reward_scale,
+            noise=noise,
         )
         return cls(vision, memory, remembering=remembering).to(world.device)
 
@@ -290,7 +293,8 @@ class WorldModel(Configurable, nn.Module):
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write V, M and the episodes to a checkpoint in `folder`."""
-        checkpoint.save(self, folder)
+        present = type(self)(self.vision, self.memory, remembering=self.remembering)
+        checkpoint.save(present, folder)  # `self` was perhaps made with other parts
         episodes = os.path.join(folder, "episodes.npz")
         if self.data is not None:
             self.data.save(episodes)
