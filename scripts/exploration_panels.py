@@ -2,8 +2,6 @@
 
 import json
 import math
-import platform
-from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -12,6 +10,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import torch
+from figures import machine
 from matplotlib import pyplot as plt
 
 from rlgen.envs import FourRooms
@@ -62,8 +61,7 @@ def document(rows: list[Row], names: tuple[str, ...], settings: Row) -> str:
             "`python scripts/benchmark_exploration.py coverage`, then `noisy-tv --kind cell`, "
             "`noisy-tv --kind action` and `report`.",
             "",
-            f"{platform.machine()} {platform.system()}, one thread of a shared 2-core machine, "
-            f"Python {platform.python_version()}, torch {version('torch')}. 64 copies of "
+            f"{machine()}. 64 copies of "
             "`FourRooms`, 104 cells, all beginning in the corner (1, 1); there is no reward. "
             f"`PPO` is the same for all: {shown}, everything else by default; a bonus's returns "
             "go on across episodes. Medians over seeds, the range in brackets; settings were "

@@ -1,6 +1,7 @@
 """What the benchmarks share: figures kept line by line, and how a document shows them."""
 
 import json
+import os
 import platform
 import statistics
 from collections.abc import Sequence
@@ -40,8 +41,9 @@ def machine(*packages: str) -> str:
     """Where the figures were taken, and with which versions of what else they need."""
     beside = "".join(f", {package} {version(package)}" for package in packages)
     return (
-        f"{platform.machine()} {platform.system()}, one thread of a shared 2-core machine, Python "
-        f"{platform.python_version()}, torch {torch.__version__}{beside}"
+        f"{platform.machine()} {platform.system()}, one thread of a shared "
+        f"{os.cpu_count()}-core machine, Python {platform.python_version()}, "
+        f"torch {torch.__version__}{beside}"
     )
 
 

@@ -142,6 +142,17 @@ def test_the_model_sees_standard_numbers_and_constants_as_nothing() -> None:
     )
 
 
+@pytest.mark.parametrize("unit", [1e-7, 1.0, 1e7])
+def test_the_unit_of_a_number_makes_no_difference(unit: float) -> None:
+    seen = torch.cat([torch.randn(500, 3), torch.tensor([0.0, 0.3, -7.1]).expand(500, 3)], 1)
+    visions = [Vision((6,), model=VAE(6, latent=2)) for _ in range(2)]
+    visions[0].measure(seen)
+    visions[1].measure(seen * unit)
+    standard = visions[1].standard(seen * unit)
+    torch.testing.assert_close(standard, visions[0].standard(seen), rtol=1e-4, atol=1e-4)
+    assert (standard[:, :3].std(0) > 0.9).all() and (standard[:, 3:] == 0).all()
+
+
 @pytest.mark.parametrize("name", TRAINED)
 def test_what_never_changed_cannot_move_a_latent_and_is_given_back_exactly(name: str) -> None:
     obs = bytes_seen()

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from rlgen import checkpoint
 from rlgen.agents.imitation.demonstrations import Demonstrations
 from rlgen.agents.imitation.recording import Actor, record
-from rlgen.agents.transitions import flat_space
 from rlgen.agents.world_model.dream import Dream
 from rlgen.agents.world_model.episodes import Latents
 from rlgen.agents.world_model.memory import Memory
@@ -107,13 +106,11 @@ class WorldModel(Configurable, nn.Module):
             noise: on M's summary while it learns.
             remembering: whether agents see M's summary beside the latent.
         """
-        if not isinstance(world.action_space, gymnasium.spaces.Discrete):
-            raise ValueError(f"actions must be Discrete, got {world.action_space}")
-        space = flat_space(world.observation_space)
+        actions, space = int(_discrete(world).n), world.observation_space
         vision = Vision.of(space, latent=latent, symbols=symbols, positions=positions, size=size)
         memory = Memory.of(
             vision.latent_shape.numel(),
-            actions=int(world.action_space.n),
+            actions=actions,
             symbols=vision.symbols,
             width=width,
             recurrence=recurrence,
@@ -292,9 +289,8 @@ class WorldModel(Configurable, nn.Module):
         return Imagined(torch.stack(zs), actions, torch.stack(rewards), torch.stack(ends))
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write V, M and the episodes to a checkpoint in `folder`."""
-        present = type(self)(self.vision, self.memory, remembering=self.remembering)
-        checkpoint.save(present, folder)  # `self` was perhaps made with other parts
+        """Write V and M, as they are by now, and the episodes to a checkpoint in `folder`."""
+        checkpoint.save(type(self)(self.vision, self.memory, remembering=self.remembering), folder)
         episodes = os.path.join(folder, "episodes.npz")
         if self.data is not None:
             self.data.save(episodes)

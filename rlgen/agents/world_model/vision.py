@@ -26,7 +26,7 @@ from rlgen.generative.model import evaluating
 from rlgen.generative.support import check_batch
 
 _AT_ONCE = 4096  # observations that pass the networks together
-_CONSTANT = 1e-8  # a number with less variance never changes
+_CONSTANT = 1e-10  # a number with less variance than this of its mean square never changes
 
 
 @runtime_checkable
@@ -182,8 +182,9 @@ class Vision(Configurable, nn.Module):
         check_batch("obs", obs, self.event_shape)
         x = self.bytes.scaled(obs)
         variance = x.var(0, unbiased=False)
+        changes = variance > _CONSTANT * x.square().mean(0)
         self.mean.copy_(x.mean(0))
-        self.deviation.copy_(torch.where(variance > _CONSTANT, variance, 0.0).sqrt())
+        self.deviation.copy_(torch.where(changes, variance, 0.0).sqrt())
 
     def standard(self, obs: Tensor) -> Tensor:
         """Observations as the model sees them."""
