@@ -47,7 +47,7 @@ class Options:
     model: Path | None = None
     episodes: int = 100
     vision_steps: int = 800
-    memory_steps: int = 3000
+    memory_steps: int = 4000
     copies: int = 5
     steps: int = 30
     temperature: float = 1.0
