@@ -33,9 +33,9 @@ def document(
         "",
         "`python scripts/benchmark_world_model.py truth`, `protocol`, `protocol --kind numbers`, "
         "both with `--where open --temperatures 1.0` too, then `report`. Two settings are what "
-        "they are since agents had found what M had wrong on other seeds than those of agents below: "
-        "tokens take 4,000 steps of M, and all M learn through noise, which was chosen among 0, "
-        "0.2 and 0.4 on the seeds 1000 and 10000.",
+        "they are since agents had found what M had wrong on other seeds than those of agents "
+        "below: tokens take 4,000 steps of M, and all M learn through noise, which was chosen "
+        "among 0, 0.2 and 0.4 on the seeds 1000 and 10000.",
         "",
         f"{machine()}. On a GPU: not measured. "
         f"{settings}. Medians over seeds, the range in brackets.",
