@@ -58,15 +58,12 @@ def place(where: Place, copies: int, *, slip: float = 0.0, seed: int = 0) -> Tab
     return FourRooms(copies, **form) if where == "rooms" else OpenWorld(copies, size=10, **form)
 
 
-def untaught(
-    world: TabularGrid, kind: Kind, vision: Vision | None, seed: int, noise: float = 0.2
-) -> WorldModel:
+def untaught(world: TabularGrid, kind: Kind, vision: Vision | None, seed: int) -> WorldModel:
     """A world model whose M knows nothing, and whose V nothing unless it is given."""
-    form: dict[str, Any] = {"width": WIDTH[kind], "noise": noise}
     with drawing_from(mix(seed, 11)):
         recurrence = Attention(WIDTH[kind]) if kind == "attention" else None
         latent: Literal["tokens", "numbers"] = "numbers" if kind == "numbers" else "tokens"
-        model = WorldModel.of(world, latent=latent, recurrence=recurrence, **form)
+        model = WorldModel.of(world, latent=latent, width=WIDTH[kind], recurrence=recurrence)
     return model if vision is None else WorldModel(vision, model.memory)
 
 
@@ -167,7 +164,6 @@ def protocol(
     temperatures: tuple[float, ...] = (1.0, 0.1, 0.5, 1.15, 1.3),
     evolved: bool = True,
     control: bool = True,
-    noise: float = 0.2,
 ) -> None:
     """V and M of 100 random episodes; C by PPO and CMA-ES in the dream; the real world judges.
 
@@ -178,17 +174,15 @@ def protocol(
         temperatures: of the dreams that PPO learns in.
         evolved: evolve a linear controller too, at temperature 1.
         control: learn in the dream of an untrained M too.
-        noise: on M's summary while it learns.
     """
     torch.set_num_threads(1)
-    who = WHO[kind] if noise else f"{WHO[kind]}, without noise"
     for seed in seeds:
         world = place(where, 64, seed=seed)
-        model = untaught(world, kind, None, seed, noise)
+        model = untaught(world, kind, None, seed)
         model.data = record(world, at_random, 100, seed=seed)
         seconds = taught(model, FIT[kind], seed=seed)
-        same = {"where": where, "who": who, "seed": seed, "steps": model.data.steps}
-        same |= {"width": WIDTH[kind], "noise": noise, "fit": FIT[kind]}
+        same = {"where": where, "who": WHO[kind], "seed": seed, "steps": model.data.steps}
+        same |= {"width": WIDTH[kind], "noise": model.memory.noise, "fit": FIT[kind]}
         NOTES.add("model", seconds=seconds, **same)
         for temperature in temperatures:
             began = time.process_time()

@@ -187,8 +187,7 @@ def foretold_lines(rows: list[dict[str, Any]]) -> list[str]:
         f"Nats of the next view's tokens per step, on 200 episodes of other maps: "
         f"{spread([r['memory'] for r in rows], 2)} with memory, "
         f"{spread([r['memoryless'] for r in rows], 2)} without: **{spread(gains, 2)} less**, "
-        f"{len(rows)} seeds; "
-        f"{spread([r['untrained'] for r in rows], 1)} before it learnt; "
+        f"{len(rows)} seeds; {spread([r['untrained'] for r in rows], 1)} before it learnt; "
         f"{spread([r['seconds'] for r in rows], 0)} CPU-s. There is more "
         f"to be had: in {view} % of the steps the next view shows only what the present one shows, "
         f"and in {past} % only what was seen in the episode so far.",

@@ -67,8 +67,8 @@ def fitted(rows: Rows) -> str:
     each = dict[str, list[str]]()
     for row in rows:
         if "untrained" not in row["who"] and "anew" not in row["who"]:
-            noise = {"noise": row["noise"]} if row.get("noise") else {}
-            found = each.setdefault(listed({"width": row["width"], **noise, **row["fit"]}), [])
+            form = {"width": row["width"], "noise": row["noise"], **row["fit"]}
+            found = each.setdefault(listed(form), [])
             found += [row["who"]] if row["who"] not in found else []
     return "; ".join(f"{', '.join(who)}: {form}" for form, who in each.items())
 
@@ -251,7 +251,6 @@ def agents_bars(rows: Rows, chance: float) -> list[str]:
     lines: list[str] = []
     for by in ORDER:
         some = [row for row in rows if row["by"] == by and row["temperature"] == 1.0]
-        some = [row for row in some if "without" not in row["who"]]
         bars = []
         for who in dict.fromkeys(row["who"] for row in some):
             bars += bars_of(who, by, chance)

@@ -192,10 +192,7 @@ def test_both_flags_can_be_true_and_time_restarts() -> None:
 def test_a_step_asks_nothing_of_an_accelerator(name: str) -> None:
     """Meta tensors have no values: any wait for one raises."""
     world: TensorWorld = MAKERS[name](4, device="meta")
-    try:
-        world.reset(seed=0)
-    except NotImplementedError as error:  # a constructor may count things, a step may not
-        pytest.fail(f"reset asked for a value: {error}")
+    world.reset(seed=0)
     step = world.step(torch.zeros(4, dtype=torch.int64, device="meta"))
     assert step.obs.shape == step.final_obs.shape
 

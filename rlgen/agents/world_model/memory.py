@@ -80,8 +80,8 @@ class Memory(GenerativeModel):
             reward, or cost, that counts.
         hidden: width of the layer before reward and end.
         noise: deviation of what is added to the summary, whose numbers lie between -1 and 1 in a
-            GRU, while M learns. It hides the small traces of the past that tell nothing: M would
-            learn by heart what went with them, and err on the ways of an agent, which leave others.
+            GRU, while M learns. It hides small traces of the past that tell nothing, so that M
+            does not learn by heart what went with them.
 
     Example:
         >>> import torch

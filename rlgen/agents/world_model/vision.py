@@ -181,9 +181,9 @@ class Vision(Configurable, nn.Module):
         """Take mean and deviation of each number from these observations."""
         check_batch("obs", obs, self.event_shape)
         x = self.bytes.scaled(obs)
-        variance = x.var(0, unbiased=False)
-        changes = variance > _CONSTANT * x.square().mean(0)
-        self.mean.copy_(x.mean(0))
+        variance, mean = torch.var_mean(x, 0, unbiased=False)
+        changes = variance > _CONSTANT * (mean.square() + variance)
+        self.mean.copy_(mean)
         self.deviation.copy_(torch.where(changes, variance, 0.0).sqrt())
 
     def standard(self, obs: Tensor) -> Tensor:
